@@ -1,0 +1,84 @@
+"""The command line: ``repertory`` and ``python -m repertory``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from repertory.cli import demo, look, work
+from repertory.errors import UserError
+
+app = typer.Typer(
+    name="repertory",
+    help="Published representation-learning systems: learn from your data, embed them, look at the result.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+LOOK, WORK = "Look", "Work"
+app.command("list", rich_help_panel=LOOK)(look.list_)
+app.command("show", rich_help_panel=LOOK)(look.show)
+app.command("samples", rich_help_panel=LOOK)(look.samples)
+app.command("inspect", rich_help_panel=LOOK)(look.inspect)
+app.command("demo", rich_help_panel=WORK)(demo.demo)
+app.command("fit", rich_help_panel=WORK)(work.fit)
+app.command("import", rich_help_panel=WORK)(work.import_)
+app.command("embed", rich_help_panel=WORK)(work.embed)
+app.command("evaluate", rich_help_panel=WORK)(work.evaluate)
+app.command("claim", rich_help_panel=WORK)(work.claim)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from repertory import __version__
+
+        typer.echo(f"repertory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0; 2 for a mistake of the user's, 1 for one of ours, each with one line on standard error; 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        return int(get_command(app).main(arguments, prog_name="repertory", standalone_mode=False) or 0)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # everything a person sees passes here
+        if debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        if isinstance(error, UserError):
+            print(f"error: {message}", file=sys.stderr)
+            return 2
+        if hasattr(error, "format_message"):  # the option parser's own errors
+            print(f"error: {error.format_message()} (repertory --help)".replace("\n", " "), file=sys.stderr)
+            return 2
+        if type(error).__name__ == "Abort":
+            return 130
+        print(f"internal error: {type(error).__name__}: {message} (--debug shows where)", file=sys.stderr)
+        return 1

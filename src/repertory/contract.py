@@ -1,0 +1,449 @@
+"""The contract: what every system does, written once; and what a system's own code adds.
+
+Public verbs open and check the data, seed, and record. A system writes ``_learn`` (what it takes from the
+data besides weights), ``_build`` (its model, from config and assets alone, so that a run loads without data),
+``_fit`` and ``_embed``; ``_evaluate`` and ``figures`` add what its field looks at.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+
+import numpy as np
+import torch
+from torch import nn
+
+from repertory import data as data_
+from repertory import runs
+from repertory.card import Card, Config
+from repertory.data import Items, Reader, Splits
+from repertory.embeddings import Embeddings, Shards
+from repertory.encoders import Encoder, stored_weights, with_stored_weights
+from repertory.errors import ConfigError, DataError, UserError
+from repertory.evaluation import Metrics, describe
+from repertory.runs import Assets, Run, seeded
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+SHARD = 16_384
+"""Items per Parquet shard."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a fit lasts, where the user says so: batches, or passes over the data; both None: the config's."""
+
+    steps: int | None = None
+    epochs: int | None = None
+
+
+class System(abc.ABC):
+    """A representation-learning system: ``fit``, ``embed``, ``evaluate``, ``save``, ``load``.
+
+    Args:
+        config: its hyperparameters; None gives the paper's.
+        encoder: where the config names encoders by address, what the catalog made of the addresses.
+
+    Attributes:
+        model: an nn.Module with everything that training changed; None before ``fit``.
+        assets: what fit learned about the data besides weights.
+        splits: the opened data of this session's fit or of the run's source.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[Config]]
+    readers: ClassVar[tuple[Reader, ...]] = ()
+
+    def __init__(self, config: Any = None, *, encoder: Encoder | dict[str, Encoder] | None = None) -> None:
+        self.config: Any = self.Config() if config is None else config
+        self._encoder = encoder
+        self.assets: Assets = {}
+        self.model: Any = None
+        self.record: dict[str, Any] = {}
+        self.splits: Splits | None = None
+        self.run: Run | None = None
+
+    # -- what a system writes ----------------------------------------------------------------------
+
+    def _learn(self, splits: Splits) -> Assets:
+        """What the model's shape and the preprocessing need to know about the training data."""
+        return {}
+
+    @abc.abstractmethod
+    def _build(self) -> nn.Module:
+        """The untrained model, from ``self.config`` and ``self.assets`` alone."""
+
+    @abc.abstractmethod
+    def _fit(self, splits: Splits, run: Run, length: Length, trainer: Mapping[str, Any]) -> None:
+        """Trains ``self.model``."""
+
+    @abc.abstractmethod
+    def _embed(self, data: Any, batch_size: int) -> Iterator[Embeddings]:
+        """Embeddings of ``data``, piece by piece, independent of batch size and order."""
+
+    def _evaluate(self, splits: Splits) -> Metrics:
+        """Metrics on ``splits.test``; probes are fitted on ``splits.train`` where the source is divided."""
+        return self.probe(splits)
+
+    def figures(self, data: Any) -> dict[str, Figure]:
+        """The pictures that the system's field looks at, on opened data, by caption."""
+        return {}
+
+    # -- fit -----------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any = None,
+        *,
+        validation: Any = None,
+        run: str | Path | None = None,
+        seed: int = 0,
+        steps: int | None = None,
+        epochs: int | None = None,
+        resume: bool = False,
+        trainer: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Learns from data.
+
+        Args:
+            data: a source (see ``repertory.data.open``); None takes the card's sample.
+            validation: another source for model selection, in place of a part of ``data``.
+            run: a directory for the run; None keeps it in memory.
+            seed: of everything random.
+            steps: training batches (of each stage); or
+            epochs: passes over the training data.
+            resume: go on with the run that lies in ``run``; a complete one is only loaded.
+            trainer: options of the Lightning Trainer (devices, strategy, precision, accumulate_grad_batches, ...).
+
+        Raises:
+            UserError: the data, an option or the run directory cannot be used as asked; one line says why.
+        """
+        if steps is not None and epochs is not None:
+            raise ConfigError("give steps or epochs, not both")
+        for name, value in (("steps", steps), ("epochs", epochs)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}={value}: at least 1 is needed")
+        source = self.card.sample if data is None else data
+        splits = self._open(source)
+        if validation is not None:
+            splits.val = self._open(validation).all
+            _refuse_overlap(splits.val, set(splits.train.contents), "validation")
+        record = {
+            "format": runs.FORMAT,
+            "slug": self.card.slug,
+            "seed": seed,
+            "source": splits.source,
+            "validation": None if validation is None else str(validation),
+            "rule": splits.rule,
+            "fingerprint": splits.fingerprint,
+            "items": {part: len(getattr(splits, part)) for part in ("train", "val", "test")},
+            "length": {"steps": steps, "epochs": epochs},
+            "trainer": dict(trainer or {}),
+            "config": self.config.model_dump(mode="json"),
+            "versions": runs.versions(),
+        }
+        self._check(splits, Length(steps, epochs), trainer or {})
+        made = Run.create(run, record, resume=resume)
+        if made.complete:
+            return self._take_over(self.load(made.path, encoder=self._encoder))  # type: ignore[arg-type]
+        if made.path is not None and splits.rejected:
+            _write_rejected(made.path, splits)
+        self.record, self.splits, self.run = made.record, splits, made
+        runs.reseed(seed, "learn")
+        self.assets = {
+            **self._learn(splits),
+            "trained_on": np.array(
+                [bytes.fromhex(d) for d in np.concatenate([splits.train.contents, splits.val.contents])]
+            )
+            .view(np.uint8)
+            .reshape(-1, 16),
+        }
+        self.__dict__.pop("fingerprint", None)
+        runs.reseed(seed, "build")
+        self.model = self._build()
+        made.record["encoders"] = {name: encoder.record() for name, encoder in self._encoders.items()}
+        made.write_record()
+        self._fit(splits, made, Length(steps, epochs), trainer or {})
+        self.model.eval()
+        self.__dict__.pop("fingerprint", None)
+        if made.path is None or (torch.distributed.is_initialized() and torch.distributed.get_rank()):
+            return self
+        made.finish(self._weights(), self.assets)
+        return self
+
+    def _check(self, splits: Splits, length: Length, trainer: Mapping[str, Any]) -> None:
+        """Refuses what this system cannot do with these data and options, before anything is written."""
+        if trainer:
+            raise ConfigError(f"{self.card.slug} is not trained by Lightning: it cannot honour {', '.join(trainer)}")
+
+    def _take_over(self, other: Self) -> Self:
+        self.__dict__.update(other.__dict__)
+        return self
+
+    # -- embed and evaluate ------------------------------------------------------------------------------
+
+    def embed(self, data: Any = None, *, batch_size: int | None = None, device: str | None = None) -> Embeddings:
+        """Vectors of data; None takes the held-out split of the run's own data.
+
+        Raises:
+            UserError: nothing is fitted yet, or the data cannot be used.
+        """
+        items, _ = self._held_out(data)
+        return Embeddings.concat(self._stream(items, batch_size, device))
+
+    def embed_to(
+        self,
+        folder: Path | str,
+        data: Any = None,
+        *,
+        batch_size: int | None = None,
+        device: str | None = None,
+        resume: bool = False,
+        only_new: bool = False,
+    ) -> int:
+        """Writes vectors as Parquet shards with a manifest; memory does not grow with the number of items.
+
+        Args:
+            folder: where the shards go.
+            resume: go on after a kill: what is there is not embedded again.
+            only_new: the data may have grown since: only rows that are not there are embedded.
+
+        Returns:
+            How many items were embedded now.
+        """
+        items, name = self._held_out(data)
+        made = {"run": self.fingerprint} | ({} if only_new else {"data": items.fingerprint})
+        shards = Shards(folder, made, resume=resume or only_new)
+        there = set(shards.ids(self.card.key[0]))
+        rest = items.take(np.array([i not in there for i in items.ids], dtype=bool)) if there else items
+        starts = range(0, len(rest), SHARD)
+        for start in runs.progress(starts, f"embed {name}", total=len(starts)):
+            part = rest.take(np.arange(start, min(start + SHARD, len(rest))))
+            shards.append(Embeddings.concat(self._stream(part, batch_size, device)))
+        return len(rest)
+
+    def evaluate(self, data: Any = None) -> Metrics:
+        """Metrics on held-out data; None takes the held-out split of the run's own data.
+
+        Data that overlap with what the run was trained on are refused. The run is left unchanged.
+        """
+        self._needs_fit()
+        if data is None:
+            splits = self._own_splits()
+        else:
+            splits = self._open(data)
+            if not splits.brings_test:
+                splits = Splits(
+                    splits.all, splits.source, "none", splits.rejected, np.full(len(splits.all), "test", object)
+                )
+            _refuse_overlap(splits.test, self._trained_on(), "evaluation")
+        with seeded(self.record.get("seed", 0), "evaluate"), torch.inference_mode():
+            self.model.eval()
+            return self._evaluate(splits)
+
+    def probe(self, splits: Splits, **where: Any) -> Metrics:
+        """The standard metrics: probe, kNN, retrieval, clustering, geometry, as far as labels are there."""
+        test = self._select(splits.test, where)
+        label = self._label_column(splits.test)
+        labels = None if label is None else test.column(label)
+        if label is None or splits.rule == "none":
+            return describe(test.vectors, labels, seed=self.record.get("seed", 0))
+        train = self._select(splits.train, where)
+        return describe(test.vectors, labels, train.vectors, train.column(label), seed=self.record.get("seed", 0))
+
+    def _select(self, items: Items, where: Mapping[str, Any]) -> Embeddings:
+        embeddings = Embeddings.concat(self._stream(items, None, None))
+        return embeddings.where(**where) if where else embeddings
+
+    @staticmethod
+    def _label_column(items: Items) -> str | None:
+        names = items.roles.get("label", ())
+        return names[0] if len(names) == 1 else None
+
+    def _stream(self, items: Items, batch_size: int | None, device: str | None) -> Iterator[Embeddings]:
+        self._needs_fit()
+        if not len(items):
+            raise DataError("empty: there is no item to embed")
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
+        self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        with seeded(self.record.get("seed", 0), "embed"), torch.inference_mode():
+            for part in self._embed(items, batch_size or self.config.model_dump().get("batch_size", 256)):
+                made = Embeddings(part.table, part.key, self.fingerprint)
+                yield made.with_columns(items.ids, items.columns)
+
+    def _open(self, source: Any) -> Splits:
+        return data_.open(source, self.card.kind, self.readers)
+
+    def _held_out(self, data: Any) -> tuple[Any, str]:
+        self._needs_fit()
+        if data is None:
+            splits = self._own_splits()
+            return splits.test, splits.source
+        splits = self._open(data)
+        return splits.all, splits.source
+
+    def _own_splits(self) -> Splits:
+        """The run's own data, opened again if need be, and checked to be the same."""
+        if self.splits is None:
+            if self.record.get("source", "memory") == "memory":
+                raise UserError("this run was fitted on data in memory, which are gone: name the data")
+            splits = self._open(self.record["source"])
+            if splits.fingerprint != self.record["fingerprint"]:
+                raise DataError(
+                    f"{self.record['source']}: the data have changed since the run was fitted: name the data to use"
+                )
+            self.splits = splits
+        return self.splits
+
+    def _trained_on(self) -> set[str]:
+        return {bytes(row).hex() for row in self.assets.get("trained_on", np.empty((0, 16), np.uint8))}
+
+    def _needs_fit(self) -> None:
+        if self.model is None:
+            raise UserError(f"{self.card.slug} is not fitted yet: call fit, or load a run")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    # -- save and load --------------------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return stored_weights(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of configuration and weights: says which model made a vector."""
+        state = hashlib.sha256(self.config.to_yaml().encode())
+        for name, tensor in sorted(self._weights().items()):
+            state.update(name.encode())
+            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return state.hexdigest()[:32]
+
+    def save(self, path: str | Path) -> None:
+        """Writes a complete run directory."""
+        self._needs_fit()
+        made = Run.create(path, self.record)
+        made.metrics = self.run.read_metrics() if self.run is not None else []
+        made.finish(self._weights(), self.assets)
+
+    @classmethod
+    def load(cls, path: str | Path, *, encoder: Encoder | dict[str, Encoder] | None = None) -> Self:
+        """The system of a run directory, ready to embed; needs neither the data nor another run.
+
+        A run that started from another encoder is loaded by ``repertory.load``, which builds that encoder too.
+        """
+        run = Run.open(path)
+        if run.record["slug"] != cls.card.slug:
+            raise UserError(f"{path} is a run of {run.record['slug']}, not of {cls.card.slug}: use repertory.load")
+        if run.record.get("encoders") and encoder is None:
+            raise UserError(f"{path} starts from other encoders: use repertory.load, which builds them too")
+        system = cls(cls.Config.build(**run.record["config"]), encoder=encoder)
+        system.record, system.run, system.assets = run.record, run, run.assets()
+        system._restore(run.weights())
+        return system
+
+    def _restore(self, weights: Mapping[str, torch.Tensor]) -> None:
+        try:
+            with seeded("restore"):
+                self.model = self._build()
+            self.model.load_state_dict(with_stored_weights(self.model, weights), strict=True)
+        except (RuntimeError, KeyError) as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise UserError(f"weights do not fit the model: {' '.join(lines[:2])[:300]}") from None
+        self.model.eval()
+
+    @classmethod
+    def from_official(cls, checkpoint: str | Path | Mapping[str, Any]) -> Self:
+        """A fitted system from an official checkpoint (a file, or its state dict), through the system's key map."""
+        raise UserError(f"{cls.card.slug}: no official checkpoint is known")
+
+    def _imported(self, assets: Assets, weights: Mapping[str, torch.Tensor], source: str) -> Self:
+        """Completes ``from_official``: builds from ``assets`` and loads ``weights``."""
+        self.assets = assets
+        self.record = {
+            "format": runs.FORMAT, "slug": self.card.slug, "seed": 0, "source": "memory", "rule": "none",
+            "imported": source, "config": self.config.model_dump(mode="json"), "versions": runs.versions(),
+        }  # fmt: skip
+        self._restore(weights)
+        return self
+
+    @property
+    def _encoders(self) -> dict[str, Encoder]:
+        if self._encoder is None:
+            return {}
+        return self._encoder if isinstance(self._encoder, dict) else {"": self._encoder}
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What builds this system again, without its weights: slug, configuration and plain assets."""
+        plain = {
+            name: value for name, value in self.assets.items() if isinstance(value, (str, int, float, bool, list, dict))
+        }
+        return {"slug": self.card.slug, "config": self.config.model_dump(mode="json"), "assets": plain}
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any]) -> Self:
+        """The untrained system of a recipe."""
+        system = cls(cls.Config.build(**recipe["config"]))
+        system.assets = dict(recipe["assets"])
+        with seeded("recipe"):
+            system.model = system._build()
+        return system
+
+    @property
+    def encoder(self) -> Encoder:
+        """The trained encoder, for other systems to start from."""
+        raise UserError(f"{self.card.slug} has no encoder that other systems can start from")
+
+
+def _refuse_overlap(items: Items, trained: set[str], purpose: str) -> None:
+    seen = [str(i) for i, d in zip(items.ids, items.contents, strict=True) if d in trained]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of {len(items)} items for {purpose} were trained on (first: {seen[0]}): give other data"
+            + (", or none for the run's own held-out split" if purpose == "evaluation" else "")
+        )
+
+
+def _write_rejected(path: Path, splits: Splits) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.table({"id": [r.id for r in splits.rejected], "reason": [r.reason for r in splits.rejected]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink)
+    runs.write_atomic(path / "rejected.parquet", sink.getvalue().to_pybytes())
+
+
+# -- further verbs: a system adopts those that its paper has -----------------------------------------------
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """Answers about each item: a table with the embeddings' keys."""
+
+    def predict(self, data: Any = None) -> Any: ...
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """New data that ``repertory.data.open`` accepts."""
+
+    def generate(self, data: Any = None, n: int = 1, seed: int = 0) -> Any: ...
+
+
+@runtime_checkable
+class Analyzes(Protocol):
+    """A table of what the field asks of the representation."""
+
+    def analyze(self, data: Any = None) -> Any: ...

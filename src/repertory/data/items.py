@@ -1,0 +1,189 @@
+"""Items: one split of one kind of data, the field's own objects behind five names."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+
+from repertory.errors import DataError, nearest
+
+ROLES = ("label", "group", "time", "sensitive")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads one layout of files: ``matches(path)`` says whether it is this one, ``read(path, **options)`` reads it.
+
+    The keyword parameters of ``read`` are the options that the layout takes in a source
+    (``kind:path?option=value``).
+    """
+
+    name: str
+    about: str
+    matches: Callable[[Path], bool]
+    read: Callable[..., Items]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What an item looks like on a page, as far as it can be shown.
+
+    Attributes:
+        image: a PIL image, or an array [H, W] or [H, W, C], uint8 or floats in 0..1.
+        audio: samples [T] in -1..1 and their rate in Hz.
+        text: any text.
+    """
+
+    image: Any = None
+    audio: tuple[np.ndarray, int] | None = None
+    text: str | None = None
+
+
+class Items(abc.ABC):
+    """Items of one kind: ``ids``, ``columns``, ``len``, ``take(indices)`` and ``fingerprint``.
+
+    Args:
+        ids: one unique name per item.
+        columns: labels, groups, times and whatever else the source carries, a row per item.
+        roles: which columns play which role (``{"label": ("species",)}``).
+    """
+
+    kind: ClassVar[str]
+    readers: ClassVar[tuple[Reader, ...]] = ()
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        columns: pa.Table | Mapping[str, Any] | None = None,
+        roles: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.ids = np.asarray(ids, dtype=object)
+        if columns is None:
+            columns = {}
+        self.columns = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+        if self.columns.num_columns and len(self.columns) != len(self.ids):
+            raise DataError(f"{len(self.ids)} items but {len(self.columns)} rows of columns")
+        if len(set(self.ids)) != len(self.ids):
+            names, counts = np.unique(self.ids.astype(str), return_counts=True)
+            raise DataError(f"the id '{names[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
+        self.roles: dict[str, tuple[str, ...]] = dict(roles or {})
+        self.digests: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, indices: Any) -> Self:
+        """The items at ``indices`` (integers or a boolean mask), in that order."""
+        indices = np.asarray(indices)
+        if indices.dtype == bool:
+            indices = np.flatnonzero(indices)
+        indices = indices.astype(np.int64)
+        part = copy.copy(self)
+        part.__dict__.pop("fingerprint", None)
+        part.ids = self.ids[indices]
+        part.columns = self.columns.take(pa.array(indices)) if self.columns.num_columns else self.columns
+        part.digests = None if self.digests is None else self.digests[indices]
+        part._select(indices)
+        return part
+
+    @property
+    def contents(self) -> np.ndarray:
+        """A digest of each item's content; reads every item once."""
+        if self.digests is None:
+            self.digests = np.array([self.check(i) for i in range(len(self))], dtype=object)
+        return self.digests
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over ids and contents: equal for equal data, wherever it lies."""
+        lines = sorted(f"{i}\t{d}" for i, d in zip(self.ids, self.contents, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @abc.abstractmethod
+    def _select(self, indices: np.ndarray) -> None:
+        """Keeps the field's own objects at ``indices`` (called on a shallow copy)."""
+
+    @classmethod
+    def concat(cls, parts: Sequence[Self], names: Sequence[str]) -> Self:
+        """Several sets of items as one; an id that occurs twice gets its part's name in front."""
+        ids = np.concatenate([part.ids for part in parts])
+        if len(set(ids)) < len(ids):
+            ids = np.concatenate([[f"{name}/{i}" for i in part.ids] for name, part in zip(names, parts, strict=True)])
+        joined = copy.copy(parts[0])
+        joined.__dict__.pop("fingerprint", None)
+        joined.ids = ids.astype(object)
+        joined.columns = pa.concat_tables([part.columns for part in parts], promote_options="permissive")
+        joined.digests = np.concatenate([part.contents for part in parts])
+        joined._extend(parts)
+        return joined
+
+    @abc.abstractmethod
+    def _extend(self, parts: Sequence[Self]) -> None:
+        """Takes the field's own objects of all ``parts`` (called on a shallow copy of the first)."""
+
+    @abc.abstractmethod
+    def check(self, index: int) -> str:
+        """Reads item ``index`` whole and returns a digest of its content.
+
+        Raises:
+            DataError: it cannot be used; the message says why (the caller adds the id).
+        """
+
+    @classmethod
+    @abc.abstractmethod
+    def wrap(cls, source: Any) -> Items:
+        """Items from an in-memory object of the field.
+
+        Raises:
+            DataError: the object is not of this kind; the message says what is accepted.
+        """
+
+    @abc.abstractmethod
+    def preview(self, index: int) -> Preview:
+        """What item ``index`` looks like on a page."""
+
+    def column(self, name: str) -> np.ndarray:
+        """One column as a NumPy array.
+
+        Raises:
+            DataError: there is no such column, with the nearest name.
+        """
+        if name not in self.columns.column_names:
+            raise DataError(f"no column '{name}'{nearest(name, self.columns.column_names)}")
+        return self.columns[name].to_numpy()
+
+    def labels(self, role: str = "label") -> np.ndarray | None:
+        """The columns of a role: [N] for one, [N, columns] float for several (multi-label), None without."""
+        names = self.roles.get(role)
+        if not names:
+            return None
+        if len(names) == 1:
+            return self.column(names[0])
+        return np.stack([self.column(name).astype(np.float64) for name in names], axis=1)
+
+
+def digest(*parts: bytes | str) -> str:
+    """A short content hash."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()
+
+
+def finite(array: np.ndarray, what: str) -> np.ndarray:
+    """``array`` itself; a DataError where it holds NaN or infinity."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
+        raise DataError(f"{what} holds {array[tuple(bad)]} at {tuple(int(b) for b in bad)}")
+    return array

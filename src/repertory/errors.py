@@ -1,0 +1,32 @@
+"""Errors for people: one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The command line prints it as one line and exits with 2."""
+
+
+class DataError(UserError):
+    """The data cannot be used as they are: empty, not finite, of the wrong kind, a column missing."""
+
+
+class ConfigError(UserError):
+    """An option that is unknown, out of range, or that this system cannot honour."""
+
+
+class MissingExtraError(UserError):
+    """A package of an extra is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'repertory[{extra}]'")
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest valid name, or the list of valid names."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(valid)}"
