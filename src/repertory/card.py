@@ -105,7 +105,13 @@ class Config(pydantic.BaseModel, extra="forbid", frozen=True, validate_default=T
             field_name, _, entry = name.partition(".")
             if field_name not in cls.model_fields:
                 raise ConfigError(f"unknown option '{field_name}'{nearest(field_name, cls.model_fields)}")
-            merged[field_name] = {**merged.get(field_name, {}), entry: value} if entry else value
+            if entry:
+                info = cls.model_fields[field_name]
+                whole = merged.get(field_name, info.get_default(call_default_factory=True))
+                if not isinstance(whole, Mapping):
+                    raise ConfigError(f"{name}: '{field_name}' has no entries")
+                value = {**whole, entry: value}
+            merged[field_name] = value
         try:
             return cls(**merged)
         except pydantic.ValidationError as error:
@@ -151,6 +157,8 @@ class Claim:
     def __post_init__(self) -> None:
         names = list(self.variants)
         object.__setattr__(self, "method", names[0])
+        if not self.baselines:
+            raise ConfigError(f"claim '{self.name}': there is no baseline to compare with")
         for name in self.baselines:
             if name not in names[1:]:
                 raise ConfigError(f"claim '{self.name}': no variant '{name}'{nearest(name, names[1:])}")

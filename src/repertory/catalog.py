@@ -41,11 +41,12 @@ class Entry:
             system: type[System] = getattr(package, self.card.system)
         except AttributeError:
             raise UserError(f"{self.module} has no '{self.card.system}', which its card.md names") from None
-        system.card = self.card
         return system
 
     def claims(self) -> tuple[Claim, ...]:
         """The system's claims, from ``claim.py``."""
+        if importlib.util.find_spec(f"{self.module}.claim") is None:
+            return ()
         claims: tuple[Claim, ...] = importlib.import_module(f"{self.module}.claim").CLAIMS
         return claims
 
@@ -119,13 +120,16 @@ def encoder(address: str) -> Encoder:
 
 
 def _encoders(config: Any) -> Encoder | dict[str, Encoder] | None:
-    """Resolves the fields of a configuration that hold encoder addresses."""
+    """Resolves the fields of a configuration that hold encoder addresses; fresh weights are the same each time."""
     for name, info in type(config).model_fields.items():
         value = getattr(config, name)
         if value and (ADDRESS in info.metadata or ADDRESS in repr(info.annotation)):
-            if isinstance(value, Mapping):
-                return {key: encoder(address) for key, address in value.items()}
-            return encoder(value)
+            from repertory.runs import seeded
+
+            with seeded("encoders"):
+                if isinstance(value, Mapping):
+                    return {key: encoder(address) for key, address in value.items()}
+                return encoder(value)
     return None
 
 
@@ -137,4 +141,6 @@ def _rebuilt(made: Mapping[str, Any]) -> Encoder:
         found = entry(made["recipe"]["slug"]).load().from_recipe(made["recipe"]).encoder
         found.address, found.recipe = made["address"], made["recipe"]
         return found
+    if made["skeleton"] is None:
+        raise UserError("the run starts from an encoder made in Python: use its system's load(path, encoder=...)")
     return resolve(made["address"] if made["by_reference"] else made["skeleton"])

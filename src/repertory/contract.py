@@ -8,7 +8,9 @@ data besides weights), ``_build`` (its model, from config and assets alone, so t
 from __future__ import annotations
 
 import abc
+import copy
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 SHARD = 16_384
 """Items per Parquet shard."""
+PROBED = 5_000
+"""Items of a split that probes look at."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,12 @@ class System(abc.ABC):
     card: ClassVar[Card]
     Config: ClassVar[type[Config]]
     readers: ClassVar[tuple[Reader, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        card = Path(sys.modules[cls.__module__].__file__ or "").with_name("card.md")
+        if card.exists():
+            cls.card = Card.read(card)
 
     def __init__(self, config: Any = None, *, encoder: Encoder | dict[str, Encoder] | None = None) -> None:
         self.config: Any = self.Config() if config is None else config
@@ -133,14 +143,15 @@ class System(abc.ABC):
         source = self.card.sample if data is None else data
         splits = self._open(source)
         if validation is not None:
+            splits = copy.copy(splits)  # they may be the caller's
             splits.val = self._open(validation).all
             _refuse_overlap(splits.val, set(splits.train.contents), "validation")
         record = {
             "format": runs.FORMAT,
             "slug": self.card.slug,
-            "seed": seed,
+            "seed": int(seed),
             "source": splits.source,
-            "validation": None if validation is None else str(validation),
+            "validation": None if validation is None else splits.val.fingerprint,
             "rule": splits.rule,
             "fingerprint": splits.fingerprint,
             "items": {part: len(getattr(splits, part)) for part in ("train", "val", "test")},
@@ -184,6 +195,7 @@ class System(abc.ABC):
             raise ConfigError(f"{self.card.slug} is not trained by Lightning: it cannot honour {', '.join(trainer)}")
 
     def _take_over(self, other: Self) -> Self:
+        self.__dict__.clear()
         self.__dict__.update(other.__dict__)
         return self
 
@@ -249,16 +261,22 @@ class System(abc.ABC):
             return self._evaluate(splits)
 
     def probe(self, splits: Splits, **where: Any) -> Metrics:
-        """The standard metrics: probe, kNN, retrieval, clustering, geometry, as far as labels are there."""
+        """The standard metrics of embeddings, as far as labels are there (see ``repertory.evaluation.describe``).
+
+        At most ``PROBED`` items of each split are looked at, drawn from the run's seed.
+        """
+        seed = self.record.get("seed", 0)
         test = self._select(splits.test, where)
         label = self._label_column(splits.test)
-        labels = None if label is None else test.column(label)
         if label is None or splits.rule == "none":
-            return describe(test.vectors, labels, seed=self.record.get("seed", 0))
+            return describe(test.vectors, None if label is None else test.column(label), seed=seed)
         train = self._select(splits.train, where)
-        return describe(test.vectors, labels, train.vectors, train.column(label), seed=self.record.get("seed", 0))
+        return describe(test.vectors, test.column(label), train.vectors, train.column(label), seed=seed)
 
     def _select(self, items: Items, where: Mapping[str, Any]) -> Embeddings:
+        if len(items) > PROBED:
+            random = np.random.default_rng(self.record.get("seed", 0))
+            items = items.take(np.sort(random.choice(len(items), PROBED, replace=False)))
         embeddings = Embeddings.concat(self._stream(items, None, None))
         return embeddings.where(**where) if where else embeddings
 
@@ -273,7 +291,10 @@ class System(abc.ABC):
             raise DataError("empty: there is no item to embed")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: at least 1 is needed")
-        self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        try:
+            self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device={device}: {str(error).splitlines()[0]}") from None
         with seeded(self.record.get("seed", 0), "embed"), torch.inference_mode():
             for part in self._embed(items, batch_size or self.config.model_dump().get("batch_size", 256)):
                 made = Embeddings(part.table, part.key, self.fingerprint)
@@ -296,7 +317,7 @@ class System(abc.ABC):
             if self.record.get("source", "memory") == "memory":
                 raise UserError("this run was fitted on data in memory, which are gone: name the data")
             splits = self._open(self.record["source"])
-            if splits.fingerprint != self.record["fingerprint"]:
+            if (splits.fingerprint, splits.rule) != (self.record["fingerprint"], self.record["rule"]):
                 raise DataError(
                     f"{self.record['source']}: the data have changed since the run was fitted: name the data to use"
                 )
@@ -343,6 +364,8 @@ class System(abc.ABC):
         A run that started from another encoder is loaded by ``repertory.load``, which builds that encoder too.
         """
         run = Run.open(path)
+        if not isinstance(run.record.get("config"), dict):
+            raise UserError(f"{path}/config.yaml: not the record of a run: 'config' is missing")
         if run.record["slug"] != cls.card.slug:
             raise UserError(f"{path} is a run of {run.record['slug']}, not of {cls.card.slug}: use repertory.load")
         if run.record.get("encoders") and encoder is None:

@@ -10,11 +10,11 @@ class UserError(Exception):
     """A mistake that the user can mend. The command line prints it as one line and exits with 2."""
 
 
-class DataError(UserError):
+class DataError(UserError, ValueError):
     """The data cannot be used as they are: empty, not finite, of the wrong kind, a column missing."""
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """An option that is unknown, out of range, or that this system cannot honour."""
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
 from repertory.contract import Length, System
@@ -69,16 +70,18 @@ class Shuffled(Batches):
         if n < 1:
             raise DataError("no item to train on")
         self.n, self.batch_size, self.collate = n, min(batch_size, n), collate
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._drawn: tuple[Any, ...] = ()
+        self._order = np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return max(1, self.n // (self.batch_size * self.world))
 
     def __getitem__(self, k: int) -> Any:
         epoch, position = divmod(k, len(self))
-        if epoch != self._epoch:
-            reseed(self.seed, self.stage, "order", epoch)
-            self._epoch, self._order = epoch, np.random.permutation(self.n)
+        key = (self.seed, self.stage, "order", epoch)
+        if key != self._drawn:
+            reseed(*key)
+            self._drawn, self._order = key, np.random.permutation(self.n)
             reseed(self.seed, self.stage, self.rank, k, "batch")
         start = (position * self.world + self.rank) * self.batch_size
         return self.collate(np.take(self._order, np.arange(start, start + self.batch_size), mode="wrap"))
@@ -147,9 +150,12 @@ class TorchSystem(System):
                 raise ConfigError(f"the Lightning Trainer has no option '{name}'{nearest(name, valid)}")
             if name in OURS:
                 raise ConfigError(f"trainer option '{name}' is set by repertory (exact resume rests on it)")
+        _world(trainer)
 
     def _fit(self, splits: Splits, run: Run, length: Length, trainer: Mapping[str, Any]) -> None:
         stages = self.stages(splits)
+        for stage in stages:
+            stage.batches.world = _world(trainer)  # a pass over the data is shorter on several devices
         names = tuple(stage.name for stage in stages)
         found = run.load_state(names)
         first, start, state = (0, 0, None) if found is None else (names.index(found[0]), found[1], found[2])
@@ -161,6 +167,23 @@ class TorchSystem(System):
             if place[1] is None and index > 0 and run.path is not None:
                 run.save_state(stage.name, 0, {"model": self.model.state_dict(), "module": None})
             _train(stage, self.model, steps, run, place, trainer)
+
+
+def _world(options: Mapping[str, Any]) -> int:
+    """On how many devices Lightning trains with these options.
+
+    Raises:
+        ConfigError: it refuses them.
+    """
+    if not options:
+        return 1
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return L.Trainer(**{"devices": 1, **options}, logger=False, enable_checkpointing=False).world_size
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        given = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ConfigError(f"the Lightning Trainer refuses {given}: {' '.join(str(error).split())}") from None
 
 
 def _train(
@@ -200,14 +223,21 @@ def _train(
         stage.batches.seed, stage.batches.stage = seed, stage.name
         workers = int(run.record["config"].get("workers", 0))
         loader: DataLoader[Any] = DataLoader(
-            _Numbered(stage.batches, start, steps), batch_size=None, shuffle=False, num_workers=workers,
+            _Numbered(stage.batches, start, steps),
+            batch_size=None,
+            collate_fn=_as_is,
+            num_workers=workers,
             persistent_workers=workers > 0,
-        )  # fmt: skip
+        )
         validation: DataLoader[Any] | None = (
-            DataLoader(_Listed(stage.validation), batch_size=None) if stage.validation else None
+            DataLoader(_Listed(stage.validation), batch_size=None, collate_fn=_as_is) if stage.validation else None
         )
         trainer.fit(module, loader, validation)
     keeper.restore_best()
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
 
 
 class _Numbered(Dataset[Any]):

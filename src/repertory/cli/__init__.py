@@ -76,7 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: {message}", file=sys.stderr)
             return 2
         if hasattr(error, "format_message"):  # the option parser's own errors
-            print(f"error: {error.format_message()} (repertory --help)".replace("\n", " "), file=sys.stderr)
+            message = " ".join(error.format_message().split()) or "no command"
+            print(f"error: {message} (repertory --help)", file=sys.stderr)
             return 2
         if type(error).__name__ == "Abort":
             return 130

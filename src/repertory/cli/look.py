@@ -12,7 +12,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from repertory import catalog
-from repertory.errors import UserError
+from repertory.errors import UserError, nearest
 
 console = Console(highlight=False, soft_wrap=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -32,6 +32,9 @@ def list_(
 ) -> None:
     """The systems: what they learn from and which verbs they have."""
     cards = catalog.list_systems(family)
+    if family is not None and not cards:
+        known = {name for card in catalog.list_systems() for name in card.families}
+        raise UserError(f"no family '{family}'{nearest(family, known)}")
     if as_json:
         print(json.dumps([card.model_dump(exclude={"prose"}) for card in cards], indent=1))
         return
@@ -77,7 +80,6 @@ def samples(
 ) -> None:
     """The samples: real data under a name; 'samples get NAME' fetches what one needs."""
     from repertory.data.samples import SAMPLES
-    from repertory.errors import nearest
 
     if action not in (None, "get"):
         raise UserError(f"samples {action}: expected 'repertory samples' or 'repertory samples get NAME'")
@@ -155,6 +157,8 @@ def _guess(source: str) -> str | None:
     parsed = Source.parse(source, tuple(KINDS))
     if parsed.kind or parsed.target in SAMPLES:
         return parsed.kind or SAMPLES[parsed.target].kind
+    if parsed.parts:
+        return None  # each part may name its kind
     path = Path(str(parsed.target))
     if not path.exists():
         return next(iter(KINDS))  # opening it says what is wrong

@@ -32,7 +32,9 @@ def _settings(pairs: list[str] | None, option: str) -> dict[str, Any]:
             raise ConfigError(f"{option} {pair}: write {option} name=value")
         try:
             values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            if isinstance(values[name], str) and value[:1] in "+-.0123456789":
+                values[name] = float(value)  # 1e-3 is a text to YAML
+        except (yaml.YAMLError, ValueError):
             values[name] = value
     return values
 
@@ -185,6 +187,8 @@ def claim(
         raise UserError(f"--seeds {seeds}: at least 1 is needed")
     for chosen in list(catalog.entries()) if everything else [slug or ""]:
         claims = catalog.entry(chosen).claims()
+        if not claims and not everything:
+            raise UserError(f"{chosen} has no claim")
         if name is not None and name not in (names := [c.name for c in claims]):
             raise UserError(f"{chosen} has no claim '{name}'{nearest(name, names)}")
         for one in claims:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from repertory.data.items import Items, Preview, Reader, digest
-from repertory.data.notes import MIDI_SUFFIXES, SCORE_SUFFIXES, Piece, read_notes, read_score
+from repertory.data.notes import MIDI_SUFFIXES, SCORE_SUFFIXES, Piece, read_notes, read_score, write_midi
 from repertory.errors import DataError
 
 
@@ -70,6 +70,24 @@ class Music(Items):
     def preview(self, index: int) -> Preview:
         notes = self.pieces[index].notes
         return Preview(text=f"{len(notes)} notes in {notes[:, :2].sum(axis=1).max():g} beats")
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Writes each piece as a MIDI file named by its id (one track of piano, 120 quarter notes a minute).
+
+        Raises:
+            DataError: a file is there already, or an id leads out of the folder; nothing is written then.
+        """
+        folder = Path(folder)
+        paths = [folder / f"{name}.mid" for name in self.ids]
+        for name, path in zip(self.ids, paths, strict=True):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise DataError(f"{name}: as a file name, this id leads out of {folder}")
+            if path.exists():
+                raise DataError(f"{path}: is there already: choose another folder")
+        for piece, path in zip(self.pieces, paths, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_midi(piece.notes, path)
+        return paths
 
 
 def read_music(path: Path) -> Music:

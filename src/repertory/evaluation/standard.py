@@ -28,7 +28,7 @@ def describe(
 
     Always effective rank, RankMe and, from two items, uniformity. With classes ``[N]`` also linear probe, kNN,
     retrieval by label, clustering and alignment; with numbers ``[N]`` or a 0/1 matrix ``[N, L]`` the probe.
-    Training vectors and labels, where given, are what probe and kNN learn from; else both cross-validate on ``vectors``.
+    Training vectors and labels, where given, are what probe and kNN learn from; else both take ``vectors`` apart.
     """
     vectors = check_vectors(vectors)
     rng = np.random.default_rng(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repertory.reporting.figures import bars_with_intervals, heatmap, image_grid, learning_curves, styled, template
+from repertory.figures import bars_with_intervals, heatmap, image_grid, learning_curves, styled, template
 from repertory.reporting.items import Item, thumbnail, wav
 from repertory.reporting.page import EmbeddingMap, Headline, Picture, Rejected, Report
 from repertory.reporting.projection import Projection, project

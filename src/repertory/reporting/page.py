@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 
 from repertory.errors import DataError
 from repertory.evaluation.metrics import Metric, Metrics
-from repertory.reporting.figures import learning_curves, template
+from repertory.figures import learning_curves, template
 from repertory.reporting.items import Item, encode
 from repertory.reporting.projection import Projection
 from repertory.reporting.sources import sanitise, sanitise_source

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repertory.data.manifest import Manifest, Modality
+from repertory.data.samples import Package, Sample
 from repertory.errors import DataError
 
 LANGUAGES = ("en", "de", "fr", "es", "it")
@@ -75,13 +77,13 @@ def _serve(engine: Path) -> None:
         raise RuntimeError("espeak_Initialize failed")
     heard = bytearray()
 
-    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     def listen(samples: int | None, count: int, events: int | None) -> int:
         if samples:
             heard.extend(ctypes.string_at(samples, 2 * count))
         return 0
 
-    library.espeak_SetSynthCallback(listen)
+    callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(listen)
+    library.espeak_SetSynthCallback(callback)
     waveforms = []
     for text, voice, rate, pitch in json.loads(sys.stdin.buffer.read()):
         heard.clear()
@@ -96,25 +98,6 @@ def _serve(engine: Path) -> None:
             raise RuntimeError(f"cannot say '{text}' with voice '{voice}', rate {rate}, pitch {pitch}")
         waveforms.append(bytes(heard))
     sys.stdout.buffer.write(json.dumps([len(w) // 2 for w in waveforms]).encode() + b"\n" + b"".join(waveforms))
-
-
-def log_mel(waveforms: np.ndarray, bands: int = 32, window: int = 1024, hop: int = 512) -> np.ndarray:
-    """Log-mel spectrograms [N, bands, frames], float32, of int16 waveforms [N, samples] at 22,050 Hz.
-
-    Power in triangular bands from 50 Hz to 8 kHz, evenly spaced in mel; logarithm to base 10, at most 8 decades below
-    the loudest point, scaled to about [-1, 1].
-    """
-    frames = np.lib.stride_tricks.sliding_window_view(waveforms, window, axis=1)[:, ::hop] / np.float32(2**15)
-    power = np.abs(np.fft.rfft(frames * np.hanning(window).astype(np.float32))) ** 2
-    mel = np.linspace(2595 * np.log10(1 + 50 / 700), 2595 * np.log10(1 + 8000 / 700), bands + 2)
-    edges = 700 * (10 ** (mel / 2595) - 1)
-    frequencies = np.fft.rfftfreq(window, 1 / SAMPLE_RATE)
-    rising = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    falling = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    filters = np.clip(np.minimum(rising, falling), 0, None)
-    decades = np.log10(np.maximum(np.einsum("ntf,bf->nbt", power, filters, optimize=True), 1e-10))
-    decades = np.maximum(decades, decades.max(axis=(1, 2), keepdims=True) - 8)
-    return ((decades + 4) / 4).astype(np.float32)
 
 
 def build(engine: Path, triples: int = 60_000, seed: int = 0) -> dict[str, Any]:
@@ -190,6 +173,46 @@ def _matching(
             rows = (wanted == kind) & (split == number)
             chosen[rows] = random.choice(np.flatnonzero((kinds == kind) & (bank_split == number)), rows.sum())
     return chosen
+
+
+def load(packages: dict[str, Path], triples: int = 60_000, seed: int = 0) -> Manifest:
+    """The sample as a manifest: image, text, audio; label: the digit; the splits share no image, text or utterance."""
+    made = build(packages[ENGINE.name] / "espeakng_loader", triples, seed)
+    modalities = {
+        "image": Modality("image", list(made["images"]), made["image"]),
+        "text": Modality("text", made["texts"], made["text"]),
+        "audio": Modality("audio", [(utterance, SAMPLE_RATE) for utterance in made["utterances"]], made["utterance"]),
+    }
+    columns = {
+        "digit": made["digit"],
+        "language": np.array(LANGUAGES)[made["language"]],
+        "split": made["split"],
+    }
+    width = len(str(triples - 1))
+    return Manifest([f"{i:0{width}d}" for i in range(triples)], modalities, columns, {"label": ("digit",)})
+
+
+ENGINE = Package(
+    name="espeakng-loader",
+    version="0.2.4",
+    files=("espeakng_loader/*",),
+    sha256=(
+        "08721baf27d13d461f6be6eed9a65277e70d68234ff484fd8b9897b222cdcb6d",  # Linux, x86-64
+        "d27cdca31112226e7299d8562e889d3e38a1e48055c9ee381b45d669072ee59f",  # macOS, arm64
+        "41f1e08ac9deda2efd1ea9de0b81dab9f5ae3c4b24284f76533d0a7b1dd7abd7",  # Windows, x86-64
+    ),
+    licence="GPL-3.0-or-later (eSpeak NG, used as a separate program)",
+)
+
+SAMPLE = Sample(
+    name="spoken-numbers",
+    kind="manifest",
+    about="a handwritten digit, number words in five languages, a spoken phrase: only all three make sense",
+    licence="digits: UCI via scikit-learn (CC BY 4.0); speech: synthesised here by eSpeak NG (GPL-3.0 engine)",
+    build=load,
+    packages=(ENGINE,),
+    preset="spoken-numbers",
+)
 
 
 if __name__ == "__main__":
