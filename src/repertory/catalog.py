@@ -135,12 +135,16 @@ def _encoders(config: Any) -> Encoder | dict[str, Encoder] | None:
 
 def _rebuilt(made: Mapping[str, Any]) -> Encoder:
     """An encoder as a run was fitted with; unless it is public and frozen, its weights are the run's."""
-    from repertory.encoders import resolve
+    from repertory.encoders import from_transformers_config, resolve
 
+    if made["by_reference"]:
+        return resolve(made["address"])
+    if made["recipe"] and "transformers" in made["recipe"]:
+        return from_transformers_config(made["recipe"]["transformers"], made["address"])
     if made["recipe"]:
         found = entry(made["recipe"]["slug"]).load().from_recipe(made["recipe"]).encoder
         found.address, found.recipe = made["address"], made["recipe"]
         return found
     if made["skeleton"] is None:
         raise UserError("the run starts from an encoder made in Python: use its system's load(path, encoder=...)")
-    return resolve(made["address"] if made["by_reference"] else made["skeleton"])
+    return resolve(made["skeleton"])

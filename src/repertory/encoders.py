@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl
 import torch
 from torch import Tensor, nn
 
-from repertory.errors import ConfigError, UserError, nearest
+from repertory.errors import ConfigError, UserError, first_line, nearest
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Encoder(nn.Module):
     @property
     def by_reference(self) -> bool:
         """Whether a run stores the address and a hash in place of the weights."""
-        return self.frozen and self.address is not None and self.address.startswith(("timm:", "hf:"))
+        public = self.address is not None and self.address.startswith(("timm:", "hf:"))
+        return self.frozen and public and self.address != self.skeleton
 
     def record(self) -> dict[str, Any]:
         """What a run must know to build this encoder again."""
@@ -114,14 +116,23 @@ def resolve(address: str) -> Encoder:
     if not colon or scheme not in makers:
         raise ConfigError(f"'{address}' is not an encoder address: run:RUN, timm:NAME, hf:NAME or file:PATH?arch=NAME")
     name, _, query = rest.partition("?")
-    return makers[scheme](name, dict(parse_qsl(query)), address)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    valid = ("arch",) if scheme == "file" else ("pretrained",)
+    for option in options:
+        if option not in valid:
+            raise ConfigError(f"'{address}': unknown option '{option}'{nearest(option, valid)}")
+    if options.get("pretrained") == "true":
+        return resolve(f"{scheme}:{name}")
+    if options.get("pretrained", "false") != "false":
+        raise ConfigError(f"'{address}': pretrained={options['pretrained']}: expected true or false")
+    return makers[scheme](name, options, address)
 
 
 def _from_timm(name: str, options: Mapping[str, str], address: str, **kwargs: Any) -> Encoder:
     import timm
     from timm.data.config import resolve_data_config
 
-    pretrained = options.get("pretrained", "true").lower() != "false"
+    pretrained = "pretrained" not in options
     if not timm.is_model(name.removeprefix("hf-hub:").split(".")[0]) and not name.startswith("hf-hub:"):
         raise ConfigError(
             f"timm knows no model '{name}'{nearest(name, timm.list_models(name[:4] + '*') or ['resnet18'])}"
@@ -153,7 +164,7 @@ def _from_timm(name: str, options: Mapping[str, str], address: str, **kwargs: An
 def _from_transformers(name: str, options: Mapping[str, str], address: str) -> Encoder:
     from transformers import AutoConfig, AutoModel
 
-    fresh = options.get("pretrained", "true").lower() == "false"
+    fresh = "pretrained" in options
     try:
         model = AutoModel.from_config(AutoConfig.from_pretrained(name)) if fresh else AutoModel.from_pretrained(name)
     except Exception as error:  # hub and network errors of many types
@@ -161,9 +172,27 @@ def _from_transformers(name: str, options: Mapping[str, str], address: str) -> E
             f"the weights of {address} cannot be fetched ({type(error).__name__}); connect once, "
             "put them into the Hugging Face cache, or give hf: a folder"
         ) from None
-    return Encoder(model, model.config.hidden_size, lambda module, x: module(**x).last_hidden_state.mean(1),
-                   lambda module, x: module(**x).last_hidden_state, None, address,
-                   f"hf:{name}?pretrained=false")  # fmt: skip
+    return _of_transformers(model, address)
+
+
+def from_transformers_config(config: Mapping[str, Any], address: str) -> Encoder:
+    """An encoder with fresh weights from what ``record`` keeps of a ``hf:`` encoder: needs neither hub nor cache."""
+    from transformers import AutoConfig, AutoModel
+
+    return _of_transformers(AutoModel.from_config(AutoConfig.for_model(**config)), address)
+
+
+def _of_transformers(model: Any, address: str) -> Encoder:
+    encoder = Encoder(
+        model,
+        model.config.hidden_size,
+        lambda module, x: module(**x).last_hidden_state.mean(1),
+        lambda module, x: module(**x).last_hidden_state,
+        None,
+        address,
+    )
+    encoder.recipe = {"transformers": json.loads(model.config.to_json_string(use_diff=False))}
+    return encoder
 
 
 def _from_file(path: str, options: Mapping[str, str], address: str) -> Encoder:
@@ -171,7 +200,10 @@ def _from_file(path: str, options: Mapping[str, str], address: str) -> Encoder:
         raise ConfigError(f"'{address}': name the timm architecture of the checkpoint: file:PATH?arch=resnet50")
     state = read_checkpoint(path)
     encoder = _from_timm(options["arch"], {"pretrained": "false"}, address)
-    missing, _ = encoder.module.load_state_dict(state, strict=False)
+    try:
+        missing, _ = encoder.module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise UserError(f"{path}: does not fit {options['arch']}: {' '.join(str(error).split())[:200]}") from None
     if missing:
         raise UserError(
             f"{path}: does not fit {options['arch']}: {len(missing)} tensors are missing (first: {missing[0]}); "
@@ -190,16 +222,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged: {error}") from None
     import argparse
 
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch refuses
-        raise UserError(f"{path}: cannot be read safely: {str(error).splitlines()[0][:200]}") from None
+        raise UserError(f"{path}: cannot be read safely: {first_line(error)}") from None
     for name in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(name), Mapping):
             loaded = loaded[name]

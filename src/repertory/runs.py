@@ -31,7 +31,7 @@ from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as arrays_to_bytes
 from safetensors.torch import load_file, save_file
 
-from repertory.errors import ConfigError, UserError
+from repertory.errors import ConfigError, UserError, first_line
 
 FORMAT = 1
 FIRST_CHECKPOINT = 10.0
@@ -155,7 +155,7 @@ class Run:
         return self.path is not None and (self.path / "weights.safetensors").exists()
 
     def _same_making(self, record: dict[str, Any]) -> None:
-        for name in ("slug", "seed", "length", "trainer", "fingerprint", "rule"):
+        for name in ("slug", "seed", "length", "trainer", "fingerprint", "rule", "validation"):
             if self.record.get(name) != record.get(name):
                 raise UserError(
                     f"{self.path}: cannot resume with another {name.replace('fingerprint', 'data fingerprint')}: "
@@ -190,7 +190,10 @@ class Run:
         """The rows of ``metrics.parquet`` (stage, step, name, value)."""
         if self.path is None or not (self.path / "metrics.parquet").exists():
             return self.metrics
-        rows: list[dict[str, Any]] = pq.read_table(self.path / "metrics.parquet").to_pylist()
+        try:
+            rows: list[dict[str, Any]] = pq.read_table(self.path / "metrics.parquet").to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.path}/metrics.parquet: damaged: {first_line(error)}") from None
         return rows
 
     # -- state of an unfinished fit ----------------------------------------------------------------
@@ -233,7 +236,7 @@ class Run:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
         except Exception as error:  # whatever torch refuses: it is not ours
-            raise UserError(f"{path}: not a checkpoint that can be read safely: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: not a checkpoint that can be read safely: {first_line(error)}") from None
         order = {name: i for i, name in enumerate(stages)}
         self.metrics = [
             row for row in self.read_metrics()
@@ -329,6 +332,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}, temporary)
+    temporary.chmod(0o644)  # safetensors lets only the owner read
     temporary.replace(path)
 
 
@@ -339,7 +343,7 @@ def write_assets(folder: Path, assets: Assets) -> None:
     arrays, plain = {}, {}
     for name, value in assets.items():
         if isinstance(value, np.ndarray):
-            arrays[name] = np.ascontiguousarray(value)
+            arrays[name] = np.asarray(value, order="C")
         elif isinstance(value, pa.Table):
             sink = pa.BufferOutputStream()
             pq.write_table(value, sink)
@@ -347,7 +351,10 @@ def write_assets(folder: Path, assets: Assets) -> None:
         elif isinstance(value, BaseEstimator):
             import skops.io
 
-            write_atomic(folder / f"{name}.skops", skops.io.dumps(value))
+            content = skops.io.dumps(value)
+            if unknown := skops.io.get_untrusted_types(data=content):
+                raise UserError(f"asset '{name}' could not be loaded again: skops does not trust {', '.join(unknown)}")
+            write_atomic(folder / f"{name}.skops", content)
         else:
             plain[name] = value
     if arrays:
@@ -375,7 +382,7 @@ def read_assets(folder: Path) -> Assets:
 
                 assets[path.stem] = skops.io.load(path, trusted=[])
         except Exception as error:  # every reader has its own types
-            raise UserError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+            raise UserError(f"{path}: cannot be read: {first_line(error)}") from None
     return assets
 
 

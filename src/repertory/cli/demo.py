@@ -56,11 +56,11 @@ def demo(
     ours, theirs = metrics["retrieval_accuracy"], other["retrieval_accuracy"]
     headline = Headline("image found from text and audio, one of ten", ours, theirs, "Symile", "pairwise CLIP", (0, 1))
     page = write_report(symile, metrics, out / "symile" / "report.html", headlines=[headline])
-    made = table("which image belongs to this text and this voice?", "right", "95 % interval", "")
+    made = table("image found from text and voice", "right", "95 % interval", "")
     for name, metric, style in (("Symile", ours, "bold green"), ("pairwise CLIP", theirs, ""), ("chance", None, "dim")):
         value = 0.1 if metric is None else metric.value
         interval = "" if metric is None else f"{metric.low:.1%} .. {metric.high:.1%}"
-        made.add_row(name, f"{value:.1%}", interval, "█" * round(30 * value), style=style)
+        made.add_row(name, f"{value:.1%}", interval, "█" * round(24 * value), style=style)
     console.print()
     console.print(made)
     console.print(f"\nreport: [bold]{page}[/]  [dim]{time.perf_counter() - start:.0f} s in all[/]")

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 
-from repertory.errors import DataError, nearest
+from repertory.errors import DataError, first_line, nearest
 
 ROLES = ("label", "group", "time", "sensitive")
 
@@ -66,10 +66,8 @@ class Items(abc.ABC):
         columns: pa.Table | Mapping[str, Any] | None = None,
         roles: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        self.ids = np.asarray(ids, dtype=object)
-        if columns is None:
-            columns = {}
-        self.columns = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+        self.ids = np.array([str(i) for i in ids], dtype=object)
+        self.columns = columns if isinstance(columns, pa.Table) else _table(columns or {})
         if self.columns.num_columns and len(self.columns) != len(self.ids):
             raise DataError(f"{len(self.ids)} items but {len(self.columns)} rows of columns")
         if len(set(self.ids)) != len(self.ids):
@@ -85,6 +83,8 @@ class Items(abc.ABC):
         """The items at ``indices`` (integers or a boolean mask), in that order."""
         indices = np.asarray(indices)
         if indices.dtype == bool:
+            if len(indices) != len(self):
+                raise IndexError(f"a mask of {len(indices)} for {len(self)} items")
             indices = np.flatnonzero(indices)
         indices = indices.astype(np.int64)
         part = copy.copy(self)
@@ -121,8 +121,14 @@ class Items(abc.ABC):
         joined = copy.copy(parts[0])
         joined.__dict__.pop("fingerprint", None)
         joined.ids = ids.astype(object)
-        joined.columns = pa.concat_tables([part.columns for part in parts], promote_options="permissive")
-        joined.digests = np.concatenate([part.contents for part in parts])
+        tables = [part.columns if part.columns.num_columns else _no_columns(len(part)) for part in parts]
+        try:
+            joined.columns = pa.concat_tables(tables, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"{' and '.join(names)} do not fit together: {first_line(error)}") from None
+        joined.roles = {role: columns for part in reversed(parts) for role, columns in part.roles.items()}
+        known = [part.digests for part in parts if part.digests is not None]
+        joined.digests = np.concatenate(known) if len(known) == len(parts) else None
         joined._extend(parts)
         return joined
 
@@ -168,7 +174,26 @@ class Items(abc.ABC):
             return None
         if len(names) == 1:
             return self.column(names[0])
-        return np.stack([self.column(name).astype(np.float64) for name in names], axis=1)
+        try:
+            return np.stack([self.column(name).astype(np.float64) for name in names], axis=1)
+        except (ValueError, TypeError):
+            raise DataError(f"{', '.join(names)}: several {role} columns must hold numbers") from None
+
+
+def _table(columns: Mapping[str, Any]) -> pa.Table:
+    """Columns as an Arrow table; what Python and NumPy write for a missing value becomes null."""
+    arrays = {}
+    for name, values in columns.items():
+        try:
+            known = isinstance(values, (pa.Array, pa.ChunkedArray))
+            arrays[str(name)] = values if known else pa.array(values, from_pandas=True)
+        except pa.ArrowException as error:
+            raise DataError(f"column '{name}': {first_line(error)}") from None
+    return pa.table(arrays)
+
+
+def _no_columns(rows: int) -> pa.Table:
+    return pa.table({"": pa.nulls(rows)}).select([])
 
 
 def digest(*parts: bytes | str) -> str:

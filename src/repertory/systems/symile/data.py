@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from repertory.data import Reader
 from repertory.data.manifest import Manifest, Modality
 from repertory.data.transforms.audio import log_mel, resampled
-from repertory.errors import DataError
+from repertory.encoders import Encoder
+from repertory.errors import ConfigError, DataError
 
 PADDING, MISSING, UNKNOWN = 0, 1, 2
 """The first tokens of a vocabulary; words follow."""
+MISSING_TEXT = "[MISSING]"
+"""The text that stands where a text is missing, a token of its own for pretrained language models."""
 CACHED = 2**31
 """Bytes up to which the prepared inputs of a modality are kept in memory."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -63,13 +67,24 @@ class Inputs:
     """
 
     def __init__(
-        self, modality: Modality, about: Mapping[str, Any], config: Any, mean: np.ndarray | None, convention: Any
-    ):
-        self.modality, self.about, self.config, self.mean, self.convention = modality, about, config, mean, convention
+        self,
+        modality: Modality,
+        about: Mapping[str, Any],
+        config: Any,
+        mean: np.ndarray | None,
+        encoder: Encoder | None,
+    ) -> None:
+        self.modality, self.about, self.config, self.mean = modality, about, config, mean
+        self.convention = encoder.convention if encoder is not None else None
+        self.tokenizer = Tokenizer.from_str(about["tokenizer"]) if "tokenizer" in about else None
         self.vocabulary = {word: i + UNKNOWN + 1 for i, word in enumerate(about.get("vocabulary", ()))}
         self.blank = self._blank()
         self.prepared: Tensor | None = None
-        if self.blank.numel() * self.blank.element_size() * len(modality.values) <= CACHED:
+        if about["kind"] == "vector" and isinstance(modality.values, np.ndarray):
+            if list(modality.values.shape[1:]) != about["shape"]:
+                raise DataError(f"shape {list(modality.values.shape[1:])}; the model was fitted with {about['shape']}")
+            self.prepared = torch.from_numpy(modality.values.astype(np.float32, copy=False))
+        elif self.blank.numel() * self.blank.element_size() * len(modality.values) <= CACHED:
             used = np.unique(modality.index[modality.index >= 0])
             self.prepared = self.blank.expand(len(modality.values), *self.blank.shape).clone()
             for i in used:
@@ -84,6 +99,8 @@ class Inputs:
             values = torch.stack([self.blank if i < 0 else self._prepare(self.modality.item(int(i))) for i in index])
         if missing.any():
             values = torch.where(missing.view(-1, *[1] * self.blank.ndim), self.blank, values)
+        if self.tokenizer is not None:
+            return (values, (values != self.about["padding"]).long())
         if self.about["kind"] == "text":
             return (values,)  # a token of its own says that the text is missing
         return (values, missing.long()) if self.about["gaps"] else (values,)
@@ -91,6 +108,8 @@ class Inputs:
     def _blank(self) -> Tensor:
         """What stands where nothing is: the mean training vector, an empty picture, silence, the token [MISSING]."""
         kind = self.about["kind"]
+        if self.tokenizer is not None:
+            return self._prepare(MISSING_TEXT)
         if kind == "text":
             tokens = torch.full((self.about["length"],), PADDING)
             tokens[0] = MISSING
@@ -98,13 +117,15 @@ class Inputs:
         if kind == "vector":
             return torch.from_numpy(np.array(self.mean))
         if kind == "array":
-            return torch.zeros(1, *self.about["shape"])
+            return torch.zeros(_with_channel(self.about["shape"]))
         if kind == "image":
             return torch.zeros_like(self._prepare(Image.new("RGB", (8, 8))))
         return torch.zeros_like(self._prepare((np.ones(8, np.float32), self.config.audio_rate)))
 
     def _prepare(self, item: Any) -> Tensor:
         kind = self.about["kind"]
+        if self.tokenizer is not None:
+            return torch.tensor(self.tokenizer.encode(item).ids)
         if kind == "text":
             found = [self.vocabulary.get(word, UNKNOWN) for word in words(item)][: self.about["length"]]
             return torch.tensor(found + [PADDING] * (self.about["length"] - len(found)))
@@ -117,7 +138,7 @@ class Inputs:
             return self._image(item)
         if list(item.shape) != self.about["shape"]:
             raise DataError(f"shape {list(item.shape)}; the model was fitted with {self.about['shape']}")
-        return torch.from_numpy(item if kind == "vector" else item[None])
+        return torch.from_numpy(item if kind == "vector" else item.reshape(_with_channel(item.shape)))
 
     def _image(self, image: Image.Image) -> Tensor:
         size = self.convention.size if self.convention else self.config.image_size
@@ -128,6 +149,76 @@ class Inputs:
             return pixels[None]
         mean, std = (self.convention.mean, self.convention.std) if self.convention else IMAGENET
         return ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)
+
+
+def _with_channel(shape: Sequence[int]) -> tuple[int, ...]:
+    return tuple(shape) if len(shape) == 3 else (1, *shape)
+
+
+def text_layout(address: str, encoder: Encoder, length: int) -> dict[str, Any]:
+    """The tokenizer of a ``hf:`` encoder, with the token [MISSING], cutting and padding to ``length`` tokens."""
+    from transformers import AutoTokenizer
+
+    if not address.startswith("hf:"):
+        raise ConfigError(f"{address}: a text encoder is given as hf:NAME")
+    try:
+        backend = AutoTokenizer.from_pretrained(address.removeprefix("hf:").partition("?")[0]).backend_tokenizer
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{address}: no tokenizer can be had ({' '.join(str(error).split())[:120]})") from None
+    backend.add_special_tokens([MISSING_TEXT])
+    padding = encoder.module.config.pad_token_id or 0
+    backend.enable_truncation(length)
+    backend.enable_padding(length=length, pad_id=padding)
+    tokens = max(backend.get_vocab_size(with_added_tokens=True), encoder.module.config.vocab_size)
+    return {"tokenizer": backend.to_str(), "tokens": tokens, "padding": padding}
+
+
+MIMIC_SPLITS = ("train", "val", "val_retrieval", "test")
+MIMIC_TENSORS = ("cxr", "ecg", "labs_percentiles", "labs_missingness")
+
+
+def read_symile_mimic(path: Path) -> Manifest:
+    """The tensors of Symile-MIMIC: ``{cxr,ecg,labs_percentiles,labs_missingness,hadm_id}_{split}.pt`` in a folder.
+
+    Where a split lists retrieval candidates (``label_hadm_id_{split}.pt``: each row is a candidate of that admission)
+    evaluation uses them. Files are memory-mapped and never unpickled.
+    """
+    parts, names = [], []
+    for split in MIMIC_SPLITS:
+        if not (path / f"hadm_id_{split}.pt").exists():
+            continue
+        arrays = {name: _tensor(path / f"{name}_{split}.pt") for name in MIMIC_TENSORS}
+        admissions = _tensor(path / f"hadm_id_{split}.pt").astype(np.int64)
+        labels = path / f"label_hadm_id_{split}.pt"
+        queries = _tensor(labels).astype(np.int64) if labels.exists() else admissions
+        ids = [
+            f"{split}/{query}" if query == own else f"{split}/{query}/{row}"
+            for row, (query, own) in enumerate(zip(queries, admissions, strict=True))
+        ]
+        labs = np.concatenate([arrays["labs_percentiles"], arrays["labs_missingness"]], axis=1).astype(np.float32)
+        rows = np.arange(len(ids))
+        modalities = {
+            "cxr": Modality("array", arrays["cxr"], rows),
+            "ecg": Modality("array", arrays["ecg"], rows),
+            "labs": Modality("vector", labs, rows),
+        }
+        columns = {
+            "hadm_id": admissions,
+            "candidate_of": [f"{split}/{query}" for query in queries],
+            "split": ["val" if split == "val_retrieval" else split] * len(ids),
+        }
+        parts.append(Manifest(ids, modalities, columns, {"candidate_of": ("candidate_of",)}))
+        names.append(split)
+    return Manifest.concat(parts, names)
+
+
+def _tensor(path: Path) -> np.ndarray:
+    try:
+        return torch.load(path, weights_only=True, mmap=True, map_location="cpu").numpy()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except Exception as error:  # whatever torch refuses
+        raise DataError(f"{path}: not a tensor that can be read safely: {str(error).splitlines()[0][:160]}") from None
 
 
 def read_spoken_digits(path: Path, seed: int = 0) -> Manifest:
@@ -165,6 +256,12 @@ def read_spoken_digits(path: Path, seed: int = 0) -> Manifest:
 _TAKE = re.compile(r"(\d)_([A-Za-z]+)_(\d+)")
 
 READERS = (
+    Reader(
+        "symile-mimic",
+        "cxr_train.pt, ecg_train.pt, labs_percentiles_train.pt, ... of Symile-MIMIC",
+        lambda path: (path / "hadm_id_train.pt").exists(),
+        read_symile_mimic,
+    ),
     Reader(
         "spoken-digits", "{digit}_{speaker}_{take}.wav of the Free Spoken Digit data", Path.is_dir, read_spoken_digits
     ),

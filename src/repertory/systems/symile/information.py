@@ -57,4 +57,4 @@ def total_correlation(joint: Tensor) -> Tensor:
 
 def total_correlation_bound(loss: Tensor | float, batch: int) -> float:
     """log B - loss <= total correlation (in expectation), for ``negative_sampling="n"``."""
-    return math.log(batch) - float(loss)
+    return math.log(batch) - float(torch.as_tensor(loss).detach())

@@ -34,16 +34,28 @@ class SymileModel(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict(encoders)
+        self.encoders = nn.ModuleDict({_attribute(name): encoder for name, encoder in encoders.items()})
+        if len(self.encoders) < len(encoders):
+            raise DataError(f"modalities whose names differ in punctuation only: {', '.join(encoders)}")
+        self.modalities = {name: _attribute(name) for name in encoders}
         self.logit_scale = nn.Parameter(torch.tensor(log_scale), requires_grad=not freeze_scale)
         self.normalize = normalize
 
     def forward(self, inputs: Mapping[str, Tensor | tuple[Tensor, ...]]) -> dict[str, Tensor]:
-        if unknown := inputs.keys() - self.encoders.keys():
-            known = ", ".join(self.encoders)
+        if unknown := inputs.keys() - self.modalities.keys():
+            known = ", ".join(self.modalities)
             raise DataError(f"no encoder for modality {', '.join(sorted(unknown))}; there are {known}")
-        encoded = {name: self.encoders[name](*(x if isinstance(x, tuple) else (x,))) for name, x in inputs.items()}
+        encoded = {
+            name: self.encoders[self.modalities[name]](*(x if isinstance(x, tuple) else (x,)))
+            for name, x in inputs.items()
+        }
         return {name: F.normalize(r, dim=-1) for name, r in encoded.items()} if self.normalize else encoded
+
+
+def _attribute(name: str) -> str:
+    """A modality's name as the name of a module: 'ecg.lead 1' and 'values' are none as they stand."""
+    name = re.sub(r"\W", "_", name)
+    return f"{name}_" if hasattr(nn.ModuleDict, name) else name
 
 
 class LinearEncoder(nn.Module):
@@ -119,9 +131,10 @@ class ECGEncoder(nn.Module):
 
 
 class LabsEncoder(nn.Module):
-    """Three linear layers and LayerNorm on laboratory values: percentiles and indicators [B, inputs / 2] -> [B, dim].
+    """Three linear layers and LayerNorm on laboratory values: percentiles and indicators -> [B, dim].
 
-    The indicators follow the percentiles; what their 1 means is the data set's choice.
+    Called with one tensor [B, inputs], or with two of [B, inputs / 2] each: the indicators follow the percentiles, and
+    what their 1 means is the data set's choice.
     """
 
     def __init__(self, dim: int, inputs: int = 100) -> None:
@@ -131,8 +144,8 @@ class LabsEncoder(nn.Module):
         self.fc3 = nn.Linear(1024, dim)
         self.layer_norm = nn.LayerNorm(dim)
 
-    def forward(self, percentiles: Tensor, indicators: Tensor) -> Tensor:
-        hidden = F.gelu(self.fc1(torch.cat([percentiles, indicators], dim=-1)))
+    def forward(self, *values: Tensor) -> Tensor:
+        hidden = F.gelu(self.fc1(torch.cat(values, dim=-1)))
         return self.layer_norm(self.fc3(F.gelu(self.fc2(hidden))))
 
 
@@ -200,6 +213,15 @@ class WordsEncoder(nn.Module):
         words = self.mix(self.words(tokens) + self.positions[: tokens.shape[1]])
         present = (tokens != 0).unsqueeze(-1)
         return self.layer_norm(self.fc((words * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)))
+
+
+def first_layer_of(encoder: nn.Module, extra_tokens: int) -> dict[str, Tensor]:
+    """What ``TextEncoder`` takes from a pretrained transformers model, its vocabulary grown by ``extra_tokens``."""
+    encoder.resize_token_embeddings(encoder.config.vocab_size + extra_tokens, mean_resizing=False)
+    state = encoder.state_dict()
+    return {k: v for k, v in state.items() if k.startswith("embeddings.")} | {
+        k.replace("encoder.layer.0.", "encoder_layer."): v for k, v in state.items() if k.startswith("encoder.layer.0.")
+    }
 
 
 class PretrainedEncoder(nn.Module):

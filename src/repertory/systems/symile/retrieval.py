@@ -69,6 +69,25 @@ def draw_candidates(ids: np.ndarray, labels: np.ndarray | None, number: int, see
     return listed
 
 
+def listed_candidates(ids: np.ndarray, candidate_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and candidates where the data list them: each row is a candidate for the row ``candidate_of``.
+
+    Returns:
+        rows of the queries [Q], and the rows of their candidates [Q, K], the query's own first.
+    """
+    position = {str(name): row for row, name in enumerate(ids)}
+    groups: dict[int, list[int]] = {}
+    for row, query in enumerate(candidate_of):
+        if str(query) not in position:
+            raise DataError(f"row {ids[row]} is a candidate of '{query}', which is no complete row")
+        groups.setdefault(position[str(query)], []).append(row)
+    sizes = {len(rows) for rows in groups.values()}
+    if len(sizes) > 1:
+        raise DataError(f"queries have between {min(sizes)} and {max(sizes)} listed candidates; one number is needed")
+    queries = np.array(sorted(groups))
+    return queries, np.array([[query, *(row for row in groups[query] if row != query)] for query in queries])
+
+
 def retrieve(scores: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """The column of the highest score of each row, [Q]; exact ties are broken at random, with a warning."""
     if scores.ndim != 2 or not scores.numel():

@@ -19,7 +19,7 @@ from repertory.errors import ConfigError
 from repertory.evaluation import Metric, Metrics
 from repertory.systems.symile import figures
 from repertory.systems.symile.baselines import PairwiseCLIPLoss, pairwise_similarity
-from repertory.systems.symile.data import READERS, UNKNOWN, Inputs, learn_layout
+from repertory.systems.symile.data import READERS, UNKNOWN, Inputs, learn_layout, text_layout
 from repertory.systems.symile.information import total_correlation_bound
 from repertory.systems.symile.model import (
     CXREncoder,
@@ -31,11 +31,13 @@ from repertory.systems.symile.model import (
     PretrainedEncoder,
     SpeechEncoder,
     SymileModel,
+    TextEncoder,
     WordsEncoder,
+    first_layer_of,
 )
 from repertory.systems.symile.objective import SymileLoss, mip_similarity
 from repertory.systems.symile.official import read_official
-from repertory.systems.symile.retrieval import draw_candidates, retrieval_scores, retrieve
+from repertory.systems.symile.retrieval import draw_candidates, listed_candidates, retrieval_scores, retrieve
 from repertory.training import Shuffled, Stage, StageModule, TorchSystem, batches_of
 
 
@@ -65,8 +67,10 @@ class Symile(TorchSystem):
         normalize: bool = Field(False, description="L2-normalise them (the paper: for binary XOR only)")
         log_scale: float = Field(-6.0, description="initial s; logits are multiplied by exp(s)")
         freeze_scale: bool = Field(False, description="keep s as it is")
-        encoders: dict[str, EncoderAddress] = Field({}, description="a pretrained image encoder by modality")
-        freeze_encoders: bool = Field(True, description="train only what follows a pretrained encoder")
+        encoders: dict[str, EncoderAddress] = Field(
+            {}, description="a pretrained encoder of images or (hf:) text, by modality"
+        )
+        freeze_encoders: bool = Field(True, description="train only what follows a pretrained image encoder")
         image_encoder: Literal["resnet50", "small"] = Field("resnet50", description="for images without an address")
         vector_encoder: Literal["linear", "labs", "bare"] = Field(
             "linear", description="for vectors: linear + LayerNorm, the laboratory network, or a linear map alone (XOR)"
@@ -89,8 +93,10 @@ class Symile(TorchSystem):
     def _learn(self, splits: Splits[Manifest]) -> dict[str, Any]:
         layout, means = learn_layout(splits.train, self.config)
         for name in self.config.encoders:
-            if name not in layout or layout[name]["kind"] != "image":
-                raise ConfigError(f"encoders.{name}: no image modality of this name; there are {', '.join(layout)}")
+            if name not in layout or layout[name]["kind"] not in ("image", "text"):
+                raise ConfigError(f"encoders.{name}: no image or text of this name; modalities are {', '.join(layout)}")
+            if layout[name]["kind"] == "text":
+                layout[name] |= text_layout(self.config.encoders[name], self._encoders[name], self.config.text_words)
         if self.config.target is not None and self.config.target not in layout:
             raise ConfigError(f"target: no modality '{self.config.target}'; there are {', '.join(layout)}")
         return {"modalities": layout, **means}
@@ -103,6 +109,8 @@ class Symile(TorchSystem):
         config, dim, kind = self.config, self.config.dim, about["kind"]
         if kind == "vector" and config.vector_encoder == "linear":
             return LinearEncoder(about["shape"][0], dim, missingness=about["gaps"])
+        if kind == "text" and name in self._encoders:
+            return self._text_encoder(name, about)
         if kind == "text":
             return WordsEncoder(len(about["vocabulary"]) + UNKNOWN + 1, about["length"], dim)
         encoder: nn.Module
@@ -114,10 +122,19 @@ class Symile(TorchSystem):
         elif kind == "image":
             encoder = ImageEncoder(dim) if config.image_encoder == "small" else CXREncoder(dim)
         elif kind == "array":
-            encoder = ECGEncoder(dim)
+            encoder = CXREncoder(dim) if len(about["shape"]) == 3 and about["shape"][0] == 3 else ECGEncoder(dim)
         else:
             encoder = SpeechEncoder(config.audio_bands, dim)
         return GapFilled(encoder, dim) if about["gaps"] else encoder
+
+    def _text_encoder(self, name: str, about: dict[str, Any]) -> nn.Module:
+        """Embeddings and first layer of a pretrained language model, fine-tuned, as in Symile-M3."""
+        pretrained = self._encoders[name].module
+        config = type(pretrained.config).from_dict(pretrained.config.to_dict() | {"vocab_size": about["tokens"]})
+        encoder = TextEncoder(config, self.config.dim)
+        taken = first_layer_of(pretrained, about["tokens"] - pretrained.config.vocab_size)
+        encoder.load_state_dict(taken, strict=False)
+        return encoder
 
     def stages(self, splits: Splits[Manifest]) -> list[Stage]:
         config = self.config
@@ -152,7 +169,7 @@ class Symile(TorchSystem):
                 about,
                 self.config,
                 self.assets.get(f"mean.{name}"),
-                self._encoders[name].convention if name in self._encoders else None,
+                self._encoders.get(name),
             )
             for name, about in self.assets["modalities"].items()
         }
@@ -209,8 +226,12 @@ class Symile(TorchSystem):
         complete = items.take(items.present.all(axis=1))
         encoded = self.represent(complete)
         labels = complete.labels()
-        listed = draw_candidates(complete.ids, labels, self.config.candidates, self.record.get("seed", 0))
-        queries = [encoded[name] for name in encoded if name != self.target]
+        asked = np.arange(len(complete))
+        if complete.roles.get("candidate_of"):
+            asked, listed = listed_candidates(complete.ids, complete.labels("candidate_of"))
+        else:
+            listed = draw_candidates(complete.ids, labels, self.config.candidates, self.record.get("seed", 0))
+        queries = [encoded[name][torch.from_numpy(asked)] for name in encoded if name != self.target]
         similarity = mip_similarity if self.config.objective == "symile" else pairwise_similarity
         scores = retrieval_scores(queries, encoded[self.target], torch.from_numpy(listed), similarity)
         return scores, None if labels is None or labels.ndim > 1 else labels[listed]
