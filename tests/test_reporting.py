@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from repertory.data import Preview
 from repertory.errors import DataError
 from repertory.evaluation import Metric, Metrics
 from repertory.reporting import (
     EmbeddingMap,
     Headline,
-    Item,
     Picture,
     Rejected,
     Report,
@@ -46,7 +46,8 @@ EVIL = "</script><script>boom()</script><img src=x onerror=boom()>"
 def report(**changes) -> Report:
     rng = np.random.default_rng(0)
     plane = project(rng.normal(size=(60, 8)) + np.eye(8)[np.arange(60) % 3] * 8, seed=1)
-    items = [Item(image=rng.random((9, 12)), audio=(rng.normal(size=400), 8000), text=f"{EVIL} {i}") for i in range(60)]
+    sound = (rng.normal(size=400), 8000)
+    items = [Preview(image=rng.random((9, 12)), audio=sound, text=f"{EVIL} {i}") for i in range(60)]
     parts = {
         "title": f"Symile {EVIL}",
         "purpose": "Learns from everything at once.",
@@ -239,7 +240,7 @@ def test_media_are_small_and_readable():
 def test_five_thousand_points_are_quick_and_small(tmp_path):
     rng = np.random.default_rng(0)
     plane = project(rng.normal(size=(5000, 32)), tsne_most=200)
-    items = [Item(image=image) for image in rng.random((5000, 40, 40, 3))]
+    items = [Preview(image=image) for image in rng.random((5000, 40, 40, 3))]
     many = EmbeddingMap(
         plane, np.arange(5000), {"class": rng.integers(0, 9, 5000), "size": rng.normal(size=5000)}, items
     )

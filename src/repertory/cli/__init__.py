@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from repertory.cli import demo, look, work
+from repertory.cli import demo, look, verbs, work
 from repertory.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-LOOK, WORK = "Look", "Work"
+LOOK, WORK, VERBS = "Look", "Work", "Verbs of a system"
 app.command("list", rich_help_panel=LOOK)(look.list_)
 app.command("show", rich_help_panel=LOOK)(look.show)
 app.command("samples", rich_help_panel=LOOK)(look.samples)
@@ -32,6 +32,11 @@ app.command("import", rich_help_panel=WORK)(work.import_)
 app.command("embed", rich_help_panel=WORK)(work.embed)
 app.command("evaluate", rich_help_panel=WORK)(work.evaluate)
 app.command("claim", rich_help_panel=WORK)(work.claim)
+for verb in ("predict", "score", "explain", "analyze"):
+    app.command(verb, rich_help_panel=VERBS)(verbs.tables(verb))
+app.command("generate", rich_help_panel=VERBS)(verbs.generate)
+app.command("attack", rich_help_panel=VERBS)(verbs.attack)
+app.command("act", rich_help_panel=VERBS)(verbs.act)
 
 
 def _version(asked: bool) -> None:

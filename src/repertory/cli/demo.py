@@ -51,8 +51,8 @@ def demo(
     symile.embed_to(vectors, splits.test, resume=True)
     console.print(f"  embedded {len(splits.test):,} held-out triples  [dim]{vectors}[/]")
     metrics, other = symile.evaluate(), clip.evaluate()
-    for folder, measured in (("symile", metrics), ("clip", other)):
-        write_atomic(out / folder / "metrics.json", json.dumps(measured.to_dict(), indent=1))
+    for name, measured in (("symile", metrics), ("clip", other)):
+        write_atomic(out / name / "metrics.json", json.dumps(measured.to_dict(), indent=1))
     ours, theirs = metrics["retrieval_accuracy"], other["retrieval_accuracy"]
     headline = Headline("image found from text and audio, one of ten", ours, theirs, "Symile", "pairwise CLIP", (0, 1))
     page = write_report(symile, metrics, out / "symile" / "report.html", headlines=[headline])

@@ -6,33 +6,18 @@ import base64
 import io
 import math
 import wave
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.signal import resample_poly
 
+from repertory.data import Preview
 from repertory.errors import DataError
 
 THUMBNAIL = 72  # pixels of the longer side
 RATE, SECONDS = 11_025, 2.0
 TEXT = 400  # characters
-
-
-@dataclass(frozen=True)
-class Item:
-    """One item to show.
-
-    Attributes:
-        image: ``[H, W]`` or ``[H, W, C]``, uint8 or floats in [0, 1], or a PIL image.
-        audio: samples ``[T]`` or ``[T, channels]`` in [-1, 1] and their rate in Hz; the first two seconds are kept.
-        text: any text; the first 400 characters are kept.
-    """
-
-    image: Any = None
-    audio: tuple[np.ndarray, int] | None = None
-    text: str | None = None
 
 
 def thumbnail(image: Any, size: int = THUMBNAIL) -> str:
@@ -70,7 +55,7 @@ def wav(samples: np.ndarray, rate: int) -> str:
     return "data:audio/wav;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def encode(item: Item) -> dict[str, str]:
+def encode(item: Preview) -> dict[str, str]:
     """The item as the page wants it."""
     card = {}
     if item.image is not None:

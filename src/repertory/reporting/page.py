@@ -18,10 +18,11 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from repertory.data import Preview
 from repertory.errors import DataError
 from repertory.evaluation.metrics import Metric, Metrics
 from repertory.figures import learning_curves, template
-from repertory.reporting.items import Item, encode
+from repertory.reporting.items import encode
 from repertory.reporting.projection import Projection
 from repertory.reporting.sources import sanitise, sanitise_source
 
@@ -62,7 +63,7 @@ class EmbeddingMap:
     projection: Projection
     ids: Sequence[Any]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    items: Sequence[Item | None] = ()
+    items: Sequence[Preview | None] = ()
 
     def __post_init__(self) -> None:
         lengths = {"ids": self.ids, **self.columns} | ({"items": self.items} if len(self.items) else {})
@@ -341,7 +342,7 @@ def _items(plane: EmbeddingMap, clean: Callable[[str], str]) -> tuple[list[dict[
         item = plane.items[row]
         if item is None:
             continue
-        card = encode(item) if room > 0 else encode(Item(text=item.text))
+        card = encode(item) if room > 0 else encode(Preview(text=item.text))
         if "text" in card:
             card["text"] = clean(card["text"])
         media = sum(len(card.get(kind, "")) for kind in ("image", "audio"))

@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from repertory.contract import System
-from repertory.data import Items
+from repertory.data import Items, Preview
 from repertory.embeddings import Embeddings
 from repertory.evaluation import Metrics
-from repertory.reporting.items import Item
 from repertory.reporting.page import EmbeddingMap, Headline, Picture, Rejected, Report
 from repertory.reporting.projection import project
 
@@ -80,7 +79,7 @@ def _map(embeddings: Embeddings, items: Items) -> EmbeddingMap:
     embeddings = embeddings.take(projection.rows)
     position = {value: i for i, value in enumerate(items.ids)}
     names = [*embeddings.key[1:], *embeddings.columns]
-    previews: dict[Any, Item] = {}
+    previews: dict[Any, Preview] = {}
     for value in embeddings.column(embeddings.key[0]):
         if value in position and value not in previews:
             previews[value] = items.preview(position[value])
