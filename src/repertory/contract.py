@@ -27,7 +27,7 @@ from repertory.card import Card, Config
 from repertory.data import Items, Reader, Splits
 from repertory.embeddings import Embeddings, Shards
 from repertory.encoders import Encoder, stored_weights, with_stored_weights
-from repertory.errors import ConfigError, DataError, UserError
+from repertory.errors import ConfigError, DataError, UserError, first_line
 from repertory.evaluation import Metrics, describe
 from repertory.runs import Assets, Run, seeded
 
@@ -145,7 +145,7 @@ class System(abc.ABC):
         if validation is not None:
             splits = copy.copy(splits)  # they may be the caller's
             splits.val = self._open(validation).all
-            _refuse_overlap(splits.val, set(splits.train.contents), "validation")
+            _refuse_overlap(splits.val.units, set(splits.train.units.contents), "validation")
         record = {
             "format": runs.FORMAT,
             "slug": self.card.slug,
@@ -154,7 +154,7 @@ class System(abc.ABC):
             "validation": None if validation is None else splits.val.fingerprint,
             "rule": splits.rule,
             "fingerprint": splits.fingerprint,
-            "items": {part: len(getattr(splits, part)) for part in ("train", "val", "test")},
+            "items": {part: len(getattr(splits, part).units) for part in ("train", "val", "test")},
             "length": {"steps": steps, "epochs": epochs},
             "trainer": dict(trainer or {}),
             "config": self.config.model_dump(mode="json"),
@@ -171,7 +171,7 @@ class System(abc.ABC):
         self.assets = {
             **self._learn(splits),
             "trained_on": np.array(
-                [bytes.fromhex(d) for d in np.concatenate([splits.train.contents, splits.val.contents])]
+                [bytes.fromhex(d) for d in np.concatenate([splits.train.units.contents, splits.val.units.contents])]
             )
             .view(np.uint8)
             .reshape(-1, 16),
@@ -253,9 +253,9 @@ class System(abc.ABC):
             splits = self._open(data)
             if not splits.brings_test:
                 splits = Splits(
-                    splits.all, splits.source, "none", splits.rejected, np.full(len(splits.all), "test", object)
+                    splits.all, splits.source, "none", splits.rejected, np.full(len(splits.all.units), "test", object)
                 )
-            _refuse_overlap(splits.test, self._trained_on(), "evaluation")
+            _refuse_overlap(splits.test.units, self._trained_on(), "evaluation")
         with seeded(self.record.get("seed", 0), "evaluate"), torch.inference_mode():
             self.model.eval()
             return self._evaluate(splits)
@@ -294,7 +294,7 @@ class System(abc.ABC):
         try:
             self.model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device={device}: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"device={device}: {first_line(error)}") from None
         with seeded(self.record.get("seed", 0), "embed"), torch.inference_mode():
             for part in self._embed(items, batch_size or self.config.model_dump().get("batch_size", 256)):
                 made = Embeddings(part.table, part.key, self.fingerprint)

@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from repertory.errors import DataError, MissingExtraError, UserError, nearest
+from repertory.errors import DataError, MissingExtraError, UserError, first_line, nearest
 from repertory.runs import write_atomic
 
 VECTOR = "vector"
@@ -73,9 +72,11 @@ class Embeddings:
         for part in parts[1:]:
             if (part.fingerprint, part.key, part.width) != (first.fingerprint, first.key, first.width):
                 raise DataError("vectors of different runs are never mixed: embed all data with one run")
-        return cls(
-            pa.concat_tables([part.table for part in parts], promote_options="default"), first.key, first.fingerprint
-        )
+        try:
+            table = pa.concat_tables([part.table for part in parts], promote_options="permissive")
+        except pa.ArrowException as error:
+            raise DataError(f"the carried columns do not fit together: {first_line(error)}") from None
+        return cls(table, first.key, first.fingerprint)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -122,7 +123,10 @@ class Embeddings:
         table = self.table
         for name, value in values.items():
             known = self.column(name)
-            table = table.filter(pc.equal(table[name], pa.scalar(value, type=table[name].type)))
+            try:
+                table = table.filter(pc.equal(table[name], pa.scalar(value)))
+            except pa.ArrowException:  # not a value of this type
+                table = table.slice(0, 0)
             if not len(table):
                 raise DataError(f"no row with {name}={value}{nearest(str(value), map(str, set(known)))}")
         return Embeddings(table, self.key, self.fingerprint)
@@ -138,7 +142,7 @@ class Embeddings:
         if not columns.num_columns:
             return self
         position = {value: i for i, value in enumerate(ids)}
-        rows = pa.array([position[value] for value in self.table[self.key[0]].to_pylist()])
+        rows = pa.array([position[value] for value in self.table[self.key[0]].to_pylist()], pa.int64())
         table = self.table
         for name in columns.column_names:
             if name not in table.column_names:
@@ -186,11 +190,15 @@ class Embeddings:
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files or not files[0].exists():
             raise UserError(f"{path}: no embeddings here")
+        return cls.concat(cls._read_file(file) for file in files)
+
+    @classmethod
+    def _read_file(cls, path: Path) -> Embeddings:
         try:
-            table = ds.dataset(files, format="parquet").to_table()
-            made = json.loads(pq.read_schema(files[0]).metadata[b"repertory"])
-        except (KeyError, TypeError, pa.ArrowException) as error:
-            raise UserError(f"{path}: not embeddings written by repertory ({error})") from None
+            table = pq.read_table(path)
+            made = json.loads(table.schema.metadata[b"repertory"])
+        except (KeyError, TypeError, pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: not embeddings written by repertory ({first_line(error)})") from None
         return cls(table.replace_schema_metadata(None), tuple(made["key"]), made["fingerprint"])
 
 
@@ -206,7 +214,10 @@ class Shards:
         self.manifest = self.folder / "manifest.json"
         self.rows: list[int] = []
         if self.manifest.exists():
-            old = json.loads(self.manifest.read_text(encoding="utf-8"))
+            try:
+                old = json.loads(self.manifest.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(f"{self.manifest}: damaged: choose another folder") from None
             for name, value in made.items():
                 if old["made"].get(name) != value:
                     raise UserError(f"{self.folder} holds embeddings of another {name}: choose another folder")
@@ -215,6 +226,9 @@ class Shards:
                     f"{self.folder} already holds embeddings: choose another folder, or --resume, or --only-new"
                 )
             self.rows = old["rows"]
+            lost = [p for i in range(len(self.rows)) if not (p := self._part(i)).exists()]
+            if lost:
+                raise UserError(f"{lost[0]}: counted in the manifest, but not there: choose another folder")
         self.made = made
         for stray in self.folder.glob("part-*.parquet"):
             if int(stray.stem.removeprefix("part-")) >= len(self.rows):
@@ -222,11 +236,14 @@ class Shards:
 
     def append(self, part: Embeddings) -> None:
         """Writes one shard, then counts it in the manifest."""
-        part.write(self.folder / f"part-{len(self.rows):05d}.parquet")
+        part.write(self._part(len(self.rows)))
         self.rows.append(len(part))
         write_atomic(self.manifest, json.dumps({"made": self.made, "rows": self.rows}))
 
     def ids(self, name: str) -> Iterator[Any]:
         """The values of a key column in the shards that are there."""
         for index in range(len(self.rows)):
-            yield from pq.read_table(self.folder / f"part-{index:05d}.parquet", columns=[name])[name].to_pylist()
+            yield from pq.read_table(self._part(index), columns=[name])[name].to_pylist()
+
+    def _part(self, index: int) -> Path:
+        return self.folder / f"part-{index:05d}.parquet"

@@ -30,3 +30,8 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     valid = sorted(valid)
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; valid: {', '.join(valid)}"
+
+
+def first_line(error: Exception) -> str:
+    """What another package's error says in its first line, cut to 160 characters; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from repertory.card import Claim
+from repertory.errors import UserError
 from repertory.runs import versions, write_atomic
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
@@ -94,6 +95,8 @@ def run_claim(
     for seed in range(n):
         for name, variant in claim.variants.items():
             value = float(variant(seed))
+            if not np.isfinite(value):
+                raise UserError(f"{slug}, claim '{claim.name}': '{name}' with seed {seed} gave {value}: no verdict")
             values[name].append(value)
             if watch is not None:
                 watch(name, seed, value)
@@ -111,7 +114,10 @@ def run_claim(
 
 def write_result(result: Result, path: Path) -> None:
     """Puts a result into a ``results.json``, beside those of other claims."""
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        raise UserError(f"{path}: not JSON: mend or remove it") from None
     known.setdefault(result.slug, {})[result.claim] = asdict(result)
     write_atomic(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
 

@@ -282,8 +282,8 @@ def check_figures(case: Case) -> None:
 
 def _spoiled(items: Items) -> Items:
     """The items with the first made unusable: NaN where numbers can be NaN, nothing where they cannot."""
-    part = items.take(np.arange(len(items)))
-    part.digests = None
+    part = items.part(np.arange(len(items.units)))
+    part.units.digests = None
     if items.kind == "images":
         part.sources[0] = np.full((8, 8), np.nan, np.float32)  # type: ignore[attr-defined]
     elif items.kind == "manifest":
@@ -291,6 +291,8 @@ def _spoiled(items: Items) -> Items:
             index = modality.index.copy()
             index[0] = -1
             part.modalities[name] = type(modality)(modality.kind, modality.values, index)  # type: ignore[attr-defined]
+    elif items.kind == "events":
+        part.units.times[0] = np.nan  # type: ignore[attr-defined]
     elif items.kind == "music":
         part.pieces[0] = DataError("note 0 is not finite")  # type: ignore[attr-defined]
     else:
@@ -318,9 +320,9 @@ def check_bad_items_are_quarantined(case: Case) -> None:
     """With ``on_error=skip`` bad items are listed with their reason; too many are an error again."""
     bad = _spoiled(case.splits.all)
     opened = data.open(bad, on_error="skip", max_bad=1)
-    assert [r.id for r in opened.rejected] == [case.splits.all.ids[0]]
+    assert [r.id for r in opened.rejected] == [case.splits.all.units.ids[0]]
     assert opened.rejected[0].reason
-    assert len(opened.all) == len(bad) - 1
+    assert len(opened.all.units) == len(bad.units) - 1
     with refused(DataError):
         data.open(bad, on_error="skip", max_bad=0)
     path = case.folder / "quarantine"

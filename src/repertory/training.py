@@ -20,9 +20,9 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, Dataset
 
 from repertory.contract import Length, System
@@ -179,6 +179,8 @@ def _world(options: Mapping[str, Any]) -> int:
         return 1
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
+        if options.get("accumulate_grad_batches", 1) < 1:
+            raise ValueError("at least 1 is needed")
         with warnings.catch_warnings(action="ignore"):
             return L.Trainer(**{"devices": 1, **options}, logger=False, enable_checkpointing=False).world_size
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
@@ -202,7 +204,8 @@ def _train(
     quiet = not sys.stderr.isatty()
     with warnings.catch_warnings():
         for message in (".*does not have many workers.*", ".*logging interval.*", ".*isinstance.*LeafSpec.*",
-                        ".*GPU available but not used.*", ".*treespec.*", ".*lr_scheduler.step.*"):  # fmt: skip
+                        ".*GPU available but not used.*", ".*treespec.*", ".*lr_scheduler.step.*",
+                        ".*no `val_dataloader`.*", ".*in eval mode at the start.*"):  # fmt: skip
             warnings.filterwarnings("ignore", message)
         for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from repertory import catalog, data
+from repertory.data.music import Music
 from repertory.data.notes import Piece, read_corpus, read_midi, read_notes, write_midi
-from repertory.errors import ConfigError, DataError, MissingExtraError
+from repertory.errors import ConfigError, DataError, MissingExtraError, UserError
 from repertory.systems.music_word2vec import analysis, replacement
+from repertory.systems.music_word2vec.data import sequences as sequences_of
+from repertory.systems.music_word2vec.data import training_sequences
 from repertory.systems.music_word2vec.engines import NceEngine, gensim_vectors
 from repertory.systems.music_word2vec.model import SliceEmbedding, load_word2vec, save_word2vec
 from repertory.systems.music_word2vec.objective import (
@@ -35,6 +41,7 @@ from repertory.systems.music_word2vec.slicing import (
     words,
     write_slices,
 )
+from repertory.systems.music_word2vec.system import MusicWord2Vec
 from repertory.systems.music_word2vec.vocabulary import Vocabulary
 
 NOTES = st.lists(st.tuples(st.integers(0, 64), st.integers(1, 24), st.integers(12, 115)), min_size=1, max_size=40).map(
@@ -401,6 +408,8 @@ def test_divergence_is_an_error(sequences):
 
 GENSIM = """
 import numpy as np
+from repertory.systems.music_word2vec.data import sequences as sequences_of
+from repertory.systems.music_word2vec.data import training_sequences
 from repertory.systems.music_word2vec.engines import gensim_vectors
 rng = np.random.default_rng(0)
 ids = [rng.integers(0, 50, 60) for _ in range(20)]
@@ -500,3 +509,260 @@ def test_replacement_and_keys(chorales):
     assert replacement.in_scale_share([145, 545, 137], c_major) == pytest.approx(2 / 3)
     assert replacement.tonal_distance(145, 145) == 0
     assert replacement.tonal_distance(145, 529) < replacement.tonal_distance(145, rotate(145, 6))
+
+
+# data: opened music, the official layout, MIDI written by Music
+
+
+class Options:
+    def __init__(self, **values):
+        self.__dict__ = {"beat": 1.0, "keys": "pitch-class", "end": "inclusive", "transpositions": False, **values}
+
+
+@pytest.mark.parametrize("end", ["inclusive", "exclusive"])
+@pytest.mark.parametrize("keys", ["pitch-class", "piano"])
+def test_official_layout_gives_its_words_back(tmp_path, chorales, keys, end):
+    sliced = slice_pieces(chorales, keys=keys)
+    write_slices(tmp_path, [piece.id for piece in chorales], sliced)
+    for source in (tmp_path, tmp_path / "music_slice.txt"):
+        items = data.open(str(source), "music", MusicWord2Vec.readers).all
+        assert items.ids.tolist() == [piece.id for piece in chorales]
+        read = sequences_of(items.pieces, Options(keys=keys, end=end))
+        # with exclusive ends nothing fills a silent slice after the last note
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(read, sliced, strict=True))
+
+
+def test_silent_line_names_its_piece(tmp_path):
+    (tmp_path / "music_slice.txt").write_text("145\n0 0\n137\n")
+    with pytest.raises(DataError, match=r"music_slice#2: .*no notes"):
+        data.open(str(tmp_path), "music", MusicWord2Vec.readers)
+    (tmp_path / "music_slice.txt").write_text("145\n1 4096\n")
+    with pytest.raises(DataError, match=r"line 2: '4096'"):
+        data.open(str(tmp_path), "music", MusicWord2Vec.readers)
+
+
+def test_training_sequences_in_all_keys(chorales):
+    codes = training_sequences(chorales[:1], Options(transpositions=True))
+    assert len(codes) == 12
+    np.testing.assert_array_equal(codes[7], rotate(codes[0], 7))
+    piano = training_sequences(chorales[:1], Options(transpositions=True, keys="piano"))
+    assert len(piano) == 12
+    np.testing.assert_array_equal(piano[5], words(chorales[0].notes, keys="piano"))
+
+
+def test_music_is_written_as_midi(tmp_path, chorales):
+    items = Music([f"a/{piece.id}" for piece in chorales], chorales)
+    paths = items.write(tmp_path / "out")
+    again = data.open(str(tmp_path / "out"), "music").all
+    assert again.ids.tolist() == sorted(items.ids)
+    for path, piece in zip(paths, chorales, strict=True):
+        assert sorted(map(tuple, read_midi(path).notes.round(2))) == sorted(map(tuple, piece.notes.round(2)))
+    with pytest.raises(DataError, match="is there already"):
+        items.write(tmp_path / "out")
+    with pytest.raises(DataError, match="leads out of"):
+        Music(["../up"], chorales[:1]).write(tmp_path / "out")
+
+
+# the system
+
+
+@pytest.fixture(scope="module")
+def music(chorales):
+    return data.open(Music([piece.id for piece in chorales], chorales))
+
+
+@pytest.fixture(scope="module")
+def fitted(music):
+    return MusicWord2Vec(MusicWord2Vec.Config.build("tiny", negatives=20)).fit(music)
+
+
+def fit(source, run=None, length=None, **options):
+    return MusicWord2Vec(MusicWord2Vec.Config.build("tiny", **{"negatives": 20, **options})).fit(
+        source, run=run, **(length or {})
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "gensim", "cross_pieces": True}, "cross_pieces: the engine gensim"),
+        ({"engine": "gensim", "num_skips": 4}, "num_skips: the engine gensim"),
+        ({"engine": "gensim", "shuffle": True}, "shuffle: the engine gensim"),
+        ({"epochs": 3}, "epochs: the engine nce"),
+        ({"shrink_windows": True}, "shrink_windows: the engine nce"),
+        ({"beat": 0}, "beat"),
+        ({"beat": float("nan")}, "beat"),
+        ({"vocabulary": 1}, "vocabulary"),
+        ({"end": "never"}, "end"),
+    ],
+)
+def test_options_that_cannot_be_honoured(options, message):
+    with pytest.raises(ConfigError, match=message):
+        MusicWord2Vec.Config.build(**options)
+    assert MusicWord2Vec.Config.build(engine="gensim", cross_pieces=False).cross_pieces is False
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "message"),
+    [
+        ({"negatives": 300}, {}, "negatives=300: fewer"),
+        ({"num_skips": 7}, {}, "num_skips is 7"),
+        ({"window": 5000}, {}, "one window 10001"),
+        ({"engine": "gensim", "steps": 1_000_001}, {"steps": 5}, "whole passes"),
+        ({"keys": "piano", "transpositions": False}, {"steps": 0}, "steps=0"),
+    ],
+)
+def test_fits_that_are_refused_leave_no_run(music, tmp_path, options, length, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        fit(music, tmp_path / "run", length, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_and_epochs_are_official_batches(music, monkeypatch):
+    taken, take = [], SkipGramGroups.take
+
+    def watched(self, groups, rng):
+        taken.extend(groups)
+        return take(self, groups, rng)
+
+    monkeypatch.setattr(SkipGramGroups, "take", watched)
+    fit(music, length={"steps": 70})
+    assert len(taken) == 70  # one step of 64 batches, one of 6
+    taken.clear()
+    made = fit(music, length={"epochs": 2})
+    slices = made.assets["counts"]
+    assert sorted(taken) == sorted([*range(-(-sum(slices) // 16))] * 2)
+
+
+def test_curve_is_logged(fitted):
+    rows = fitted.run.read_metrics()
+    assert 30 < len(rows) <= 200
+    assert np.mean([row["value"] for row in rows[-9:]]) < rows[0]["value"]
+
+
+@pytest.mark.parametrize("shrink", [False, True])
+def test_gensim_is_the_other_engine(music, shrink):
+    options = {"engine": "gensim", "steps": 1_000_001, "lr": None, "shrink_windows": shrink}
+    made = fit(music, length={"epochs": 2}, **options)
+    assert [row["step"] for row in made.run.read_metrics()] == [0, 1]
+    assert (made.model.nce_weights == 0).all()
+    assert torch.equal(made.model.embeddings, fit(music, length={"epochs": 2}, **options).model.embeddings)
+    assert np.isfinite(made.evaluate()["fifths_gap"].value)
+
+
+def test_vector_of_a_piece_is_the_mean_of_its_known_slices(fitted, music):
+    piece = music.test.pieces[0]
+    ids = fitted.vocabulary.encode(words(piece.notes, end="exclusive"))
+    made = fitted.embed(music.test)
+    np.testing.assert_allclose(made.vectors[0], fitted.unit_vectors[ids[ids > 0]].mean(0), atol=1e-6)
+    assert made.column("slices")[0] == len(ids)
+    assert made.column("unknown_slices")[0] == (ids == 0).sum()
+    cluster = np.stack([np.zeros(11), np.ones(11), np.arange(60, 71)], axis=1)
+    assert words(cluster, end="exclusive").tolist() == [2047, 0]  # silence is a known slice, yet says nothing
+    with pytest.raises(DataError, match=r"cluster: none of its sounding slices"):
+        fitted.embed(Music(["cluster"], [Piece("cluster", cluster)]))
+
+
+def test_words(fitted, tmp_path):
+    made = fitted.words()
+    assert made.key == ("word",)
+    assert len(made) == fitted.vocabulary.size
+    row = made.column("word").tolist().index("145")
+    assert made.column("chord")[row] == "C-major triad"
+    assert made.column("count").sum() == sum(fitted.assets["counts"])
+    np.testing.assert_allclose(np.linalg.norm(made.vectors, axis=1), 1, atol=1e-5)
+    names = [analysis.chord_name(code) for code in (0, 1, 2180, 529, 1160, 2180 | 32)]
+    expected = [None, "C", "G-major triad", "A-minor triad", "Eb-major triad", "G-dominant seventh chord"]
+    assert names == expected
+    fitted.write_word2vec(tmp_path / "vectors.txt")
+    again = MusicWord2Vec.from_official(tmp_path / "vectors.txt")
+    np.testing.assert_allclose(again.unit_vectors, fitted.unit_vectors, atol=1e-6)
+    assert again.vocabulary.known.tolist() == fitted.vocabulary.known.tolist()
+
+
+def test_analyze(fitted, music):
+    table = fitted.analyze(music.test).to_pandas()
+    assert len(table[table.analysis == "chord distance"]) == 72
+    profiles = {"triad distance", "pair distance", "key similarity", "in-key share", "tonal distance"}
+    assert set(table.analysis) == profiles | {"chord distance", "corpus"}
+    one = fitted.analyze(music.test, chords=("C",)).to_pandas()
+    assert one[one.analysis == "chord distance"].to.tolist() == ["V", "IV", "vi", "bIII", "bII", "v"]
+    expected = analysis.chord_distances(np.array([145]), np.array([[2180]]), fitted.unit_vectors, fitted.vocabulary)
+    assert one.value[0] == pytest.approx(expected[0, 0], abs=1e-6)
+    with pytest.raises(DataError, match="chord 'H'"):
+        fitted.analyze(music.test, chords=("H",))
+    small = fit(music, length={"steps": 64}, vocabulary=25, transpositions=False)
+    with pytest.raises(DataError, match=r"slice 1096 .* 0 times .* V = 25"):
+        small.analyze(music.test, chords=("Ebm",))
+    assert small.analyze(music.test)["value"].null_count > 0
+
+
+def test_generate(fitted, music, tmp_path):
+    made = fitted.generate(music.train, n=2, seed=1, k=20)
+    assert len(made) == 2
+    same, other = (fitted.generate(music.train, n=2, seed=seed, k=20).fingerprint for seed in (1, 2))
+    assert made.fingerprint == same != other
+    paths = made.write(tmp_path)
+    assert len(fitted.embed(str(tmp_path))) == len(paths)
+    original = dict(zip(music.train.ids, music.train.pieces, strict=True))[made.ids[0].removesuffix("-varied")]
+    kept = set(map(tuple, original.notes)) & set(map(tuple, made.pieces[0].notes))
+    assert 0.5 < len(kept) / len(original.notes) < 1
+    for options, message in (({"n": 9}, "n=9"), ({"n": 0}, "n=0"), ({"k": 0}, "k is 0"), ({"every": 0}, "every=0")):
+        with pytest.raises(ConfigError, match=message):
+            fitted.generate(music.train, **options)
+
+
+def test_piano_keys(music):
+    made = fit(music, length={"steps": 64}, keys="piano", transpositions=False)
+    assert len(made.embed(music.train)) == 2
+    assert made.words().column("word")[1].count("-") == 8
+    assert not {"fifths_gap", "key_gap"} & set(made.evaluate())
+    assert len(made.figures(music.test)) == 1
+    for verb in (made.analyze, made.generate):
+        with pytest.raises(ConfigError, match="keys=pitch-class"):
+            verb(music.test)
+
+
+def official(size=30, dim=6):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"embeddings": (size, dim), "nce_weights": (size, dim), "nce_biases": (size,)}
+    return {f"{name}:0": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+def test_official_variables(tmp_path):
+    state, codes = official(), ["UNK", *range(100, 129)]
+    made = MusicWord2Vec.from_official({**state, "vocabulary": codes})
+    assert all(torch.equal(made.model.state_dict()[name.removesuffix(":0")], value) for name, value in state.items())
+    assert made.config.dim == 6
+    assert made.vocabulary.id(100) == 1
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"vocabulary.json: no such file"):
+        MusicWord2Vec.from_official(tmp_path / "model.safetensors")
+    (tmp_path / "vocabulary.json").write_text("UNK 100")
+    with pytest.raises(UserError, match=r"vocabulary.json: not JSON"):
+        MusicWord2Vec.from_official(tmp_path / "model.safetensors")
+    (tmp_path / "music_slice.txt").write_text("145 137\n")
+    for name in ("music_slice.txt", "none.txt"):
+        with pytest.raises(DataError, match=f"{name}: not vectors"):
+            MusicWord2Vec.from_official(tmp_path / name)
+    for content in (codes, {"codes": codes, "counts": [3] * 30, "left_out": {}}):
+        (tmp_path / "vocabulary.json").write_text(json.dumps(content))
+        again = MusicWord2Vec.from_official(tmp_path / "model.safetensors")
+        assert again.fingerprint == made.fingerprint
+    made.save(tmp_path / "run")
+    assert MusicWord2Vec.load(tmp_path / "run").fingerprint == made.fingerprint
+    for bad, message in (
+        (state, "list of 30 words"),
+        ({**state, "vocabulary": codes[1:]}, "list of 30 words"),
+        ({**state, "vocabulary": ["UNK", "C", *codes[2:]]}, "neither a code nor"),
+        ({"embeddings": state["embeddings:0"], "vocabulary": codes}, "expected embeddings, nce_weights"),
+        ({**state, "nce_biases:0": torch.zeros(3), "vocabulary": codes}, "do not fit"),
+    ):
+        with pytest.raises(UserError, match=message):
+            MusicWord2Vec.from_official(bad)
+
+
+def test_claims_have_a_control():
+    claims = catalog.entry("music_word2vec").claims()
+    assert len({claim.name for claim in claims}) == len(claims) == 5
+    assert all(claim.baselines == ("shuffled slices",) and claim.seeds >= 3 for claim in claims)

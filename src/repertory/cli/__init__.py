@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -59,6 +60,12 @@ def _main(
     pass
 
 
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any) -> None:
+    """Our own warnings as one line; those of the libraries below are for their developers."""
+    if category is UserWarning and "/repertory/" in str(args[0]).replace("\\", "/"):
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command.
 
@@ -67,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    warnings.showwarning = _show_warning
     arguments = [a for a in arguments if a != "--debug"]
     try:
         return int(get_command(app).main(arguments, prog_name="repertory", standalone_mode=False) or 0)

@@ -196,7 +196,7 @@ def _described(splits: Any) -> dict[str, Any]:
         for name, m in getattr(items, "modalities", {}).items()
     }
     try:
-        parts = {part: len(getattr(splits, part)) for part in ("train", "val", "test")}
+        parts = {part: len(getattr(splits, part).units) for part in ("train", "val", "test")}
     except UserError as error:
         parts = {str(error): 0}
     return {

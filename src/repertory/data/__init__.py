@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from repertory.data.items import ROLES, Items, Preview, Reader, digest, finite
-from repertory.data.source import Source
+from repertory.data.source import Source, as_text
 from repertory.data.splits import NAMES, Rejected, Splits
 from repertory.errors import DataError, nearest
 
 __all__ = ["KINDS", "Items", "Preview", "Reader", "Rejected", "Splits", "digest", "finite", "kind_of", "open"]
 
-KINDS = {"images": "Images", "manifest": "Manifest", "music": "Music"}
+KINDS = {"events": "Events", "images": "Images", "manifest": "Manifest", "music": "Music"}
 """Kinds of data: the module here and its class."""
 MAX_BAD = 0.001
 OPTIONS = (*ROLES, "split", "on_error", "max_bad", "layout")
@@ -51,15 +51,18 @@ def open(source: Any, kind: str | None = None, readers: Iterable[Reader] = (), *
         DataError: nothing there, another kind, an unknown option, a missing column, an unusable item.
     """
     if isinstance(source, Splits):
+        if options:
+            raise DataError(f"{source.source}: is opened already: {', '.join(options)} cannot be honoured")
+        if kind is not None and source.all.kind != kind:
+            raise DataError(f"{source.source}: {source.all.kind} given, {kind} needed")
         return source
     parsed = Source.parse(source, tuple(KINDS))
-    parsed.options.update({name: str(value) for name, value in options.items()})
-    if isinstance(parsed.target, Items):
-        items = parsed.target
-    elif parsed.parts and parsed.target is None:
+    parsed.options.update({name: as_text(value) for name, value in options.items()})
+    if kind is not None and parsed.kind not in (None, kind):
+        raise DataError(f"{parsed.name}: {parsed.kind} given, {kind} needed")
+    if parsed.parts:
         return _open_parts(parsed, kind, readers)
-    else:
-        items = _read(parsed, kind, tuple(readers))
+    items = _read(parsed, kind, tuple(readers))
     if kind is not None and items.kind != kind:
         raise DataError(f"{parsed.name}: {items.kind} given, {kind} needed")
     roles = {role: tuple(parsed.options[role].split(",")) for role in ROLES if role in parsed.options}
@@ -76,18 +79,27 @@ def open(source: Any, kind: str | None = None, readers: Iterable[Reader] = (), *
 
 def _open_parts(parsed: Source, kind: str | None, readers: Iterable[Reader]) -> Splits:
     """Joins parts that lie in several places: only their ids, columns and objects, nothing is copied."""
-    opened = {part: open(source, kind or parsed.kind, readers) for part, source in parsed.parts.items()}
+    if "split" in parsed.options:
+        raise DataError(f"{parsed.name}: split={parsed.options['split']}, but it names the splits itself")
+    readers = tuple(readers)
+    opened = {
+        part: open(source, kind or parsed.kind, readers, **parsed.options) for part, source in parsed.parts.items()
+    }
     first = next(iter(opened.values())).all
     joined = first.concat([splits.all for splits in opened.values()], list(opened))
-    assigned = np.concatenate([np.full(len(s.all), part, dtype=object) for part, s in opened.items()])
+    assigned = np.concatenate([np.full(len(s.all.units), part, dtype=object) for part, s in opened.items()])
     rejected = [r for s in opened.values() for r in s.rejected]
-    return Splits(joined, parsed.name, "source", rejected, assigned)
+    return Splits(joined, parsed.address, "source", rejected, assigned)
 
 
 def _read(parsed: Source, kind: str | None, readers: tuple[Reader, ...]) -> Items:
     options = {name: value for name, value in parsed.options.items() if name not in OPTIONS}
+    if isinstance(parsed.target, Items):
+        _accepted(lambda: None, options, parsed.name, skip=())
+        return parsed.target
     if not isinstance(parsed.target, str):
-        return kind_of(kind or parsed.kind or _needs_kind(parsed.name)).wrap(parsed.target)
+        wrap = kind_of(kind or parsed.kind or _needs_kind(parsed.name)).wrap
+        return wrap(parsed.target, **_accepted(wrap, options, parsed.name, skip=("source",)))
     from repertory.data import samples
 
     sample = samples.SAMPLES.get(parsed.target)
@@ -123,8 +135,11 @@ def _accepted(read: Any, options: dict[str, str], name: str, skip: tuple[str, ..
             raise DataError(f"{name}: unknown option '{option}'{nearest(option, [*parameters, *OPTIONS])}")
         default = parameters[option].default
         try:
-            converted[option] = type(default)(value) if isinstance(default, (int, float)) else value
-        except ValueError:
+            if isinstance(default, bool):
+                converted[option] = {"true": True, "false": False}[value.lower()]
+            else:
+                converted[option] = type(default)(value) if isinstance(default, (int, float)) else value
+        except (ValueError, KeyError):
             raise DataError(f"{name}: {option}={value}: expected {type(default).__name__}") from None
     return converted
 
@@ -140,39 +155,43 @@ def _checked(items: Items, parsed: Source) -> tuple[Items, list[Rejected]]:
         raise DataError(f"{parsed.name}: max_bad={parsed.options['max_bad']}: expected a share such as 0.01") from None
     if not len(items):
         raise DataError(f"{parsed.name}: empty: there is no item in it")
-    if items.digests is not None:
+    units = items.units
+    if units.digests is not None:
         return items, []
 
     def check(index: int) -> tuple[str | None, str]:
         try:
-            return items.check(index), ""
+            return units.check(index), ""
         except DataError as error:
             if on_error == "raise":
-                raise DataError(f"{parsed.name}: {items.ids[index]}: {error}") from None
+                raise DataError(f"{parsed.name}: {units.ids[index]}: {error}") from None
             return None, str(error)
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(check, range(len(items))))
+        results = list(pool.map(check, range(len(units))))
     good = np.array([value is not None for value, _ in results])
-    rejected = [Rejected(str(items.ids[i]), results[i][1]) for i in np.flatnonzero(~good)]
-    if len(rejected) > max_bad * len(items):
+    rejected = [Rejected(str(units.ids[i]), results[i][1]) for i in np.flatnonzero(~good)]
+    if len(rejected) > max_bad * len(units):
         raise DataError(
-            f"{parsed.name}: {len(rejected)} of {len(items)} items are unusable (first: {rejected[0].id}: "
+            f"{parsed.name}: {len(rejected)} of {len(units)} items are unusable (first: {rejected[0].id}: "
             f"{rejected[0].reason}); mend them, or allow more with max_bad=SHARE"
         )
-    usable = items.take(good) if rejected else items
-    usable.digests = np.array([value for value, _ in results if value is not None], dtype=object)
+    if rejected and not good.any():
+        raise DataError(f"{parsed.name}: no item is usable (first: {rejected[0].id}: {rejected[0].reason})")
+    usable = items.part(good) if rejected else items
+    usable.units.digests = np.array([value for value, _ in results if value is not None], dtype=object)
     return usable, rejected
 
 
 def _divided(items: Items, parsed: Source, rejected: list[Rejected]) -> Splits:
     rule = parsed.options.get("split")
-    if rule is None and "split" in items.columns.column_names:
-        names = items.column("split")
+    units = items.units
+    if rule is None and "split" in units.columns.column_names:
+        names = units.column("split")
         unknown = sorted({str(name) for name in names} - set(NAMES))
         if unknown:
             raise DataError(f"{parsed.name}: split '{unknown[0]}'{nearest(unknown[0], NAMES)}")
-        return Splits(items, parsed.name, "source", rejected, np.array([NAMES[n] for n in names], dtype=object))
-    if rule is None and items.roles.get("group"):
-        rule = f"group:{items.roles['group'][0]}"
-    return Splits(items, parsed.name, rule or "random", rejected)
+        return Splits(items, parsed.address, "source", rejected, np.array([NAMES[n] for n in names], dtype=object))
+    if rule is None and units.roles.get("group"):
+        rule = f"group:{units.roles['group'][0]}"
+    return Splits(items, parsed.address, rule or items.rule, rejected)

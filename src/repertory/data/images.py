@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from repertory.data.items import Items, Preview, Reader, digest, finite
 from repertory.data.splits import NAMES
-from repertory.data.tables import read_table
-from repertory.errors import DataError, MissingExtraError, nearest
+from repertory.data.tables import ids_of, read_table, to_arrow
+from repertory.errors import DataError, MissingExtraError, first_line, nearest
 
 DICOM = (".dcm", ".dicom")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm", *DICOM)
@@ -73,8 +72,9 @@ class Images(Items):
             if len(labels) != len(items):
                 raise DataError(f"{len(items)} images but {len(labels)} labels")
             return cls(items.ids.tolist(), items.sources, {"label": labels}, {"label": ("label",)})
-        if hasattr(source, "detach"):  # a tensor is [N, C, H, W], as torch has it
-            source = np.moveaxis(np.asarray(source.detach().cpu()), 1, -1)
+        if hasattr(source, "detach"):  # a tensor is [N, C, H, W] or [N, H, W], as torch has it
+            source = source.detach().cpu().numpy()
+            source = np.moveaxis(source, 1, -1) if source.ndim == 4 else source
         if isinstance(source, np.ndarray) and source.ndim not in (3, 4):
             raise DataError(f"an array of images has shape [N, H, W] or [N, H, W, C], not {list(source.shape)}")
         if not isinstance(source, (np.ndarray, list)) or (
@@ -107,8 +107,8 @@ def decode(source: Any) -> Image.Image:
             with Image.open(source) as opened:
                 opened.load()
                 source = opened.copy()
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise DataError(f"cannot be decoded: {str(error).split(chr(10))[0]}") from None
+        except Exception as error:  # Pillow's readers raise whatever their parsers do
+            raise DataError(f"cannot be decoded: {first_line(error)}") from None
     if isinstance(source, Image.Image):
         if source.mode in ("L", "RGB"):
             return source
@@ -145,25 +145,25 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
 def _read_dicom(path: Path) -> np.ndarray:
     try:
         import pydicom
-        from pydicom.errors import InvalidDicomError
-        from pydicom.pixels.processing import apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise MissingExtraError("pydicom", "medical") from None
     try:
         dataset = pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, EOFError) as error:
+    except Exception as error:  # damaged headers raise many types
         raise DataError(f"not DICOM: {str(error).split('.')[0]}") from None
     for tag in ("PhotometricInterpretation", "PixelData", "Rows", "Columns"):
         if tag not in dataset:
             raise DataError(f"DICOM without the tag {tag}")
     try:
         pixels = dataset.pixel_array
+        # the window is given in the units of the modality (Hounsfield, ...), not in stored values
+        grey = apply_voi_lut(apply_modality_lut(pixels, dataset), dataset).astype(np.float32)
     except Exception as error:  # decoders raise many types
         raise DataError(f"DICOM pixel data cannot be decoded: {' '.join(str(error).split())[:150]}") from None
     if pixels.ndim != 2:
         raise DataError(f"DICOM with pixel array {list(pixels.shape)}: one grey frame is needed")
-    pixels = apply_voi_lut(pixels, dataset).astype(np.float32)
-    return pixels.max() - pixels if dataset.PhotometricInterpretation == "MONOCHROME1" else pixels
+    return grey.max() - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey
 
 
 def _image_files(folder: Path) -> list[Path]:
@@ -178,7 +178,12 @@ def read_folder(path: Path) -> Images:
     root = path if path.is_dir() else path.parent
     parts = [file.relative_to(root).parts[:-1] for file in files]
     columns: dict[str, list[str]] = {}
-    if parts and all(p and p[0].lower() in NAMES for p in parts):
+    tops = {p[0] if p else "" for p in parts}
+    splits = {top for top in tops if NAMES.get(top.lower()) in ("train", "test")}
+    if len(splits) > 1 and any(top.lower() not in NAMES for top in tops):
+        others = " and ".join(top or "images" for top in sorted(tops) if top.lower() not in NAMES)
+        raise DataError(f"{path}: {others} beside the splits {' and '.join(sorted(splits))}: move one or the other out")
+    if all(top.lower() in NAMES for top in tops):
         columns["split"] = [p[0].lower() for p in parts]
         parts = [p[1:] for p in parts]
     roles = {}
@@ -190,7 +195,7 @@ def read_folder(path: Path) -> Images:
 
 def read_image_table(path: Path, image: str = "", id: str = "") -> Images:
     """A CSV or Parquet table with a column of image paths, relative to the table."""
-    frame = read_table(path)
+    frame = read_table(path, id)
     column = image or next((c for c in PATH_COLUMNS if c in frame.columns), "")
     if not column:
         raise DataError(
@@ -198,6 +203,9 @@ def read_image_table(path: Path, image: str = "", id: str = "") -> Images:
         )
     if column not in frame.columns:
         raise DataError(f"{path}: no column '{column}'{nearest(column, frame.columns)}")
+    if frame[column].isna().any():
+        row = int(frame[column].isna().to_numpy().argmax())
+        raise DataError(f"{path}: row {row} names no image in the column '{column}'; leave such rows out")
     return images_from_table(frame, path.parent / frame[column].astype(str), id=id or column)
 
 
@@ -213,22 +221,27 @@ def images_from_table(
     roles = {"label": tuple(labels)} if len(labels) else {}
     if not roles and "label" in frame.columns:
         roles = {"label": ("label",)}
-    columns = pa.Table.from_pandas(frame.drop(columns=id), preserve_index=False)
-    return Images(frame[id].astype(str).tolist(), paths.tolist(), columns, roles)
+    return Images(ids_of(frame, id), paths.tolist(), to_arrow(frame.drop(columns=id)), roles)
 
 
 def read_npz(path: Path) -> Images:
-    """An ``.npz`` file with arrays ``images`` and, if known, ``label`` and others of the same length."""
+    """An ``.npz`` file with arrays ``images`` and, if known, ``label``, ``id`` and others with a value an image."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    except Exception as error:  # zip and header errors of many types
+        raise DataError(f"{path}: cannot be read: {first_line(error)}") from None
     if "images" not in arrays:
         raise DataError(f"{path}: no array 'images'{nearest('images', arrays)}")
-    items = Images.wrap(arrays.pop("images"))
-    columns = {name: array for name, array in arrays.items() if array.ndim == 1 and len(array) == len(items)}
-    return Images(items.ids.tolist(), items.sources, columns, {"label": ("label",)} if "label" in columns else {})
+    try:
+        items = Images.wrap(arrays.pop("images"))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    for name, array in arrays.items():
+        if array.shape != (len(items),):
+            raise DataError(f"{path}: '{name}' has shape {list(array.shape)}; [{len(items)}] is needed, as of 'images'")
+    ids = arrays.pop("id", items.ids)
+    return Images(ids.tolist(), items.sources, arrays, {"label": ("label",)} if "label" in arrays else {})
 
 
 Images.readers = (

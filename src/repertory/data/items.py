@@ -59,6 +59,8 @@ class Items(abc.ABC):
 
     kind: ClassVar[str]
     readers: ClassVar[tuple[Reader, ...]] = ()
+    rule: ClassVar[str] = "random"
+    """How they are divided where the source does not say."""
 
     def __init__(
         self,
@@ -94,6 +96,15 @@ class Items(abc.ABC):
         part.digests = None if self.digests is None else self.digests[indices]
         part._select(indices)
         return part
+
+    @property
+    def units(self) -> Items:
+        """What is checked, divided, and never both trained and evaluated on: the items; of a graph over time, its events."""
+        return self
+
+    def part(self, units: Any) -> Self:
+        """The items with only these ``units`` (integers or a boolean mask)."""
+        return self.take(units)
 
     @property
     def contents(self) -> np.ndarray:

@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from repertory.data.images import SUFFIXES as IMAGE_SUFFIXES
 from repertory.data.images import decode as decode_image
 from repertory.data.items import Items, Preview, Reader, digest, finite
-from repertory.data.tables import read_table
-from repertory.errors import DataError, nearest
+from repertory.data.tables import ids_of, read_table, to_arrow
+from repertory.errors import DataError, first_line, nearest
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".au")
 TEXT_COLUMNS = ("text", "caption", "report", "sentence", "transcript", "description", "title", "abstract")
@@ -236,23 +235,28 @@ def manifest_from_table(
         missing = raw.isna() | (raw.map(lambda v: isinstance(v, str) and not v.strip()))
         rows = [None if gone else value for value, gone in zip(raw, missing, strict=True)]
         if kind in ("image", "audio"):
-            rows = [None if row is None else str(folder / row) for row in rows]
+            rows = [None if row is None else str(folder / str(row)) for row in rows]
         if kind in ("vector", "array"):
-            values = [np.asarray(row, dtype=np.float32) for row in rows if row is not None]
+            try:
+                values = [np.asarray(row, dtype=np.float32) for row in rows if row is not None]
+            except (ValueError, TypeError):
+                raise DataError(f"column '{name}' holds something else than arrays of numbers") from None
             if len({value.shape for value in values}) > 1:
                 raise DataError(f"column '{name}' holds arrays of different shapes")
+            if values and (values[0].ndim == 1) != (kind == "vector"):
+                raise DataError(f"column '{name}' holds {values[0].ndim} axes a row: not a {kind}")
             index = np.where(missing, -1, np.cumsum(~missing) - 1).astype(np.int64)
         else:
-            values, index = _distinct(rows)
+            values, index = _distinct([None if row is None else str(row) for row in rows])
         modalities[str(name)] = Modality(kind, values, index)
     width = len(str(len(frame) - 1))
     if id and id not in frame.columns:
         raise DataError(f"no column '{id}'{nearest(id, map(str, frame.columns))}")
     id = id or ("id" if "id" in frame.columns else "")
-    ids = frame[id].astype(str).tolist() if id else [f"{i:0{width}d}" for i in range(len(frame))]
+    ids = ids_of(frame, id) if id else [f"{i:0{width}d}" for i in range(len(frame))]
     rest = frame.drop(columns=[*kinds, *([id] if id else [])])
     roles = {"label": ("label",)} if "label" in rest.columns else {}
-    return Manifest(ids, modalities, pa.Table.from_pandas(rest, preserve_index=False), roles)
+    return Manifest(ids, modalities, to_arrow(rest), roles)
 
 
 def manifest_from_arrays(arrays: Mapping[str, np.ndarray]) -> Manifest:
@@ -299,7 +303,7 @@ def read_manifest(
     given = {"image": image, "text": text, "audio": audio, "vector": vector, "array": array}
     kinds = {column: kind for kind, columns in given.items() for column in columns.split(",") if column}
     try:
-        return manifest_from_table(read_table(path), path.parent, kinds, id)
+        return manifest_from_table(read_table(path, id), path.parent, kinds, id)
     except DataError as error:
         raise error if str(error).startswith(str(path)) else DataError(f"{path}: {error}") from None
 
@@ -320,7 +324,7 @@ def read_feature_arrays(path: Path) -> Manifest:
     except DataError:
         raise
     except Exception as error:  # zip, pickle and header errors of many types
-        raise DataError(f"{path}: cannot be read as a table of arrays: {str(error).splitlines()[0][:160]}") from None
+        raise DataError(f"{path}: cannot be read as a table of arrays: {first_line(error)}") from None
     try:
         return manifest_from_arrays(arrays)
     except DataError as error:

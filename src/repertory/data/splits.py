@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Generic, TypeVar
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from repertory.data.items import Items
@@ -56,7 +58,7 @@ class Splits(Generic[I]):
 
     @cached_property
     def membership(self) -> np.ndarray:
-        """[N] of ``train``, ``val``, ``test``.
+        """[N] of ``train``, ``val``, ``test``, of the units of ``all``.
 
         Raises:
             DataError: too few items (or groups) to divide.
@@ -65,7 +67,7 @@ class Splits(Generic[I]):
         if given is not None and self.rule == "none":
             return given
         if given is None:
-            return _draw(self.all, self.rule, PARTS)
+            return _draw(self.all.units, self.rule, PARTS)
         missing = [part for part in PARTS if not (given == part).any()]
         if not missing:
             return given
@@ -73,23 +75,25 @@ class Splits(Generic[I]):
             raise DataError(f"{self.source}: the source names the splits but none is 'train'")
         membership = given.copy()
         train = np.flatnonzero(given == "train")
-        membership[train] = _draw(self.all.take(train), "random", ("train", *missing))
+        group = self.all.units.roles.get("group")
+        rule = f"group:{group[0]}" if group else "random"
+        membership[train] = _draw(self.all.units.take(train), rule, ("train", *missing))
         return membership
 
     @cached_property
     def train(self) -> I:
         """What is fitted."""
-        return self.all.take(self.membership == "train")
+        return self.all.part(self.membership == "train")
 
     @cached_property
     def val(self) -> I:
         """What model selection looks at."""
-        return self.all.take(self.membership == "val")
+        return self.all.part(self.membership == "val")
 
     @cached_property
     def test(self) -> I:
         """What is held out."""
-        return self.all.take(self.membership == "test")
+        return self.all.part(self.membership == "test")
 
     @property
     def brings_test(self) -> bool:
@@ -112,15 +116,11 @@ def _draw(items: Items, rule: str, parts: tuple[str, ...]) -> np.ndarray:
         units, inverse = items.ids, np.arange(len(items))
         order = _rank(units)
     elif scheme == "group" and name:
-        units, inverse = np.unique(items.column(name).astype(str), return_inverse=True)
+        units, inverse = np.unique(_known(items, name, rule).to_numpy().astype(str), return_inverse=True)
         order = _rank(units)
     elif scheme == "time" and name:
-        items.column(name)  # names what is missing
-        column = items.columns[name]
-        if column.null_count:
-            raise DataError(f"split=time:{name}: {column.null_count} rows have no time")
         # one unit per distinct time: equal times stay together
-        times = column.dictionary_encode().combine_chunks()
+        times = _as_times(_known(items, name, rule), rule).dictionary_encode().combine_chunks()
         units, inverse = times.dictionary, times.indices.to_numpy()
         ranked = pc.rank(units, sort_keys="ascending", tiebreaker="first").to_numpy().astype(np.int64)
         order = len(units) - ranked  # the latest come first: they are the test split
@@ -128,29 +128,44 @@ def _draw(items: Items, rule: str, parts: tuple[str, ...]) -> np.ndarray:
     else:
         raise DataError(f"split={rule}: expected {RULES}")
     if len(units) < len(parts):
-        what = "item" if scheme == "random" else f"distinct value of '{name}'"
+        what = f"item{'s' if len(units) != 1 else ''}" if scheme == "random" else f"different '{name}'"
         raise DataError(
-            f"{len(units)} {what}{'s' if len(units) != 1 else ''} cannot be divided into {' and '.join(parts)}; "
-            f"at least {len(parts)} are needed"
+            f"{len(units)} {what} cannot be divided into {' and '.join(parts)}; at least {len(parts)} are needed"
         )
     # groups are filled by items, so that a split's share holds where groups differ in size
     sizes = np.bincount(inverse, minlength=len(units))
-    by_order = np.argsort(order)
+    # and groups that hold several shares come last, so that they are trained on
+    shares = sizes // (min(SHARES.values()) * len(items)) if scheme == "group" else np.zeros(len(units))
+    by_order = np.lexsort((order, shares))
     before = np.empty(len(units))
     before[by_order] = np.cumsum(sizes[by_order]) - sizes[by_order]
+    position = np.argsort(by_order)
     unit_part = np.full(len(units), parts[0], dtype=object)
-    position, start = np.empty(len(units), dtype=np.int64), 0.0
-    position[by_order] = np.arange(len(units))
-    first = 0
-    for part in parts[1:]:
-        stop = start + SHARES[part] * len(items)
-        chosen = (before >= start - 1e-9) & (before < stop - 0.5)
-        if not (chosen & (position >= first)).any():
-            chosen = position == first
-        chosen &= position >= first
+    first, stop = 0, 0.0
+    for left, part in zip(range(len(parts) - 1, 0, -1), parts[1:], strict=True):
+        stop += SHARES[part] * len(items)
+        chosen = (position >= first) & (before < stop - 0.5) & (position < len(units) - left)
+        chosen |= position == first
         unit_part[chosen] = part
         first = int(position[chosen].max()) + 1
-        start = stop
-    if not (unit_part == parts[0]).any():
-        raise DataError(f"split={rule}: nothing is left to train on; the values of '{name}' are too few or too unequal")
     return unit_part[inverse]
+
+
+def _known(items: Items, name: str, rule: str) -> pa.ChunkedArray:
+    """A column that says for every item where it belongs."""
+    items.column(name)  # names what is missing
+    missing = pc.is_null(items.columns[name], nan_is_null=True).to_numpy()
+    if missing.any():
+        first = items.ids[missing.argmax()]
+        raise DataError(f"split={rule}: {missing.sum()} of {len(items)} items have no '{name}' (first: {first})")
+    return items.columns[name]
+
+
+def _as_times(column: pa.ChunkedArray, rule: str) -> pa.ChunkedArray:
+    """Numbers, dates and times as they are; texts must be ISO 8601, since others have no order as texts."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return column
+    try:
+        return pa.chunked_array([pa.array(pd.to_datetime(column.to_numpy(), format="ISO8601", utc=True))])
+    except ValueError as error:
+        raise DataError(f"split={rule}: {str(error).split('. ')[0]}; write dates as 2024-01-31, or numbers") from None
