@@ -116,7 +116,7 @@ def check_config(case: Case) -> None:
     try:
         config.build(None, **{name + "x": 1})
     except ConfigError as error:
-        assert f"'{name}'" in str(error), f"the error does not name the nearest option: {error}"
+        assert f"'{name}'" in str(error), f"the error does not name the nearest option: {error}"  # noqa: PT017
     else:
         raise AssertionError("an unknown option was accepted")
     with refused(ConfigError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -60,9 +61,11 @@ def _main(
     pass
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *args: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
     """Our own warnings as one line; those of the libraries below are for their developers."""
-    if category is UserWarning and "/repertory/" in str(args[0]).replace("\\", "/"):
+    if category is UserWarning and "repertory" in Path(filename).parts:
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
