@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.measure import megabytes, record, seconds
+from benchmarks.measure import compare
 from repertory.nn.positions import frequencies, relative_easy
 from repertory.nn.vit import VisionTransformer
 from repertory.systems.chexworld.masks import MultiBlockMasks
-from repertory.systems.chexworld.model import CheXWorld, Predictor
+from repertory.systems.chexworld.model import Predictor, WorldModel
 from repertory.systems.chexworld.objective import world_model_loss
 
 BATCH, CONTEXT, TARGET = 4, 51, 80
@@ -37,10 +37,10 @@ def _inputs() -> dict[str, Tensor]:
     }
 
 
-def _model() -> CheXWorld:
+def _model() -> WorldModel:
     torch.manual_seed(0)
     encoder = VisionTransformer.of_size("small")
-    return CheXWorld(encoder, Predictor(14, encoder.width, width=384, depth=6, heads=encoder.heads))
+    return WorldModel(encoder, Predictor(14, encoder.width, width=384, depth=6, heads=encoder.heads))
 
 
 def ours() -> Callable[[], float]:
@@ -145,18 +145,6 @@ def looped_masks(batch: int, sampler: MultiBlockMasks) -> tuple[Tensor, Tensor]:
     return torch.stack([m[: cut[0]] for m in contexts]), torch.stack([m[: cut[1]] for m in targets])
 
 
-def compare(name: str, ours: Any, straightforward: Any, repeats: int, sizes: dict[str, Any]) -> None:
-    # memory first: a child process starts with the peak of its parent
-    memory = {"ours": megabytes(ours), "straightforward": megabytes(straightforward)}
-    times = seconds({"ours": ours(), "straightforward": straightforward()}, repeats)
-    record("chexworld", name, {
-        "ratio": round(times["straightforward"] / times["ours"], 3),
-        "seconds": {k: float(f"{v:.3g}") for k, v in times.items()},
-        "megabytes": {k: round(v, 1) for k, v in memory.items()},
-        "sizes": sizes,
-    })
-
-
 def masks_ours() -> Callable[[], Any]:
     return partial(MultiBlockMasks(), 128)
 
@@ -166,13 +154,13 @@ def masks_straightforward() -> Callable[[], Any]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    compare("pretraining step", ours, straightforward, 7, {
-        "encoder": "ViT-S/16", "image": 224, "predictor": "6 x 384", "batch": BATCH,
-        "context patches": CONTEXT, "target patches": TARGET, "device": "cpu, 1 thread", "dtype": "float32",
-    })
-    sizes = {"batch": 128, "grid": 14, "device": "cpu, 1 thread"}
-    compare("mask sampling", masks_ours, masks_straightforward, 20, sizes)
+    sizes = {
+        "encoder": "ViT-S/16", "image": 224, "predictor": "6 x 384", "batch": BATCH, "context patches": CONTEXT,
+        "target patches": TARGET, "dtype": "float32",
+    }  # fmt: skip
+    compare("chexworld", "pre-training step", ours, straightforward, sizes)
+    sizes = {"batch": 128, "grid": 14}
+    compare("chexworld", "mask sampling", masks_ours, masks_straightforward, sizes, repeats=20)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import collections
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from einops import einsum
 
-from benchmarks.measure import megabytes, record, seconds
+from benchmarks.measure import compare
 from repertory.systems.music_word2vec.engines import NceEngine
 from repertory.systems.music_word2vec.model import SliceEmbedding
 from repertory.systems.music_word2vec.objective import SkipGramGroups
@@ -97,10 +98,6 @@ def straightforward() -> Callable[[], Any]:
     return lambda: [step() for _ in range(BATCHES)]
 
 
-def ours_in_groups() -> Callable[[], Any]:
-    return ours(GROUPS)
-
-
 def notes(count: int = 1000) -> np.ndarray:
     rng = np.random.default_rng(0)
     onset, duration = rng.integers(0, count, count) / 4, rng.integers(1, 16, count) / 4
@@ -115,38 +112,19 @@ def loop_over_notes(rows: np.ndarray, beat: float = 1.0) -> np.ndarray:
     return present
 
 
+def slicing(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[], Any]:
+    return partial(function, notes())
+
+
 def main() -> None:
-    torch.set_num_threads(1)
-    times = seconds({"ours": ours(GROUPS), "one group": ours(1), "straightforward": straightforward()})
-    rate = {name: BATCHES * BATCH / value for name, value in times.items()}
-    record(
-        "music_word2vec",
-        "nce training",
-        {
-            "ratio": round(times["straightforward"] / times["ours"], 2),
-            "ratio_one_group": round(times["straightforward"] / times["one group"], 2),
-            "pairs_per_second": round(rate["ours"]),
-            "pairs_per_second_one_group": round(rate["one group"]),
-            "pairs_per_second_straightforward": round(rate["straightforward"]),
-            "megabytes": round(megabytes(ours_in_groups), 1),
-            "megabytes_straightforward": round(megabytes(straightforward), 1),
-            "sizes": {"vocabulary": VOCABULARY, "dim": DIM, "batch": BATCH, "negatives": NEGATIVES, "window": WINDOW},
-        },
-    )
-    rows = notes()
-    if not np.array_equal(presence(rows), loop_over_notes(rows)):
+    sizes = {"vocabulary": VOCABULARY, "dim": DIM, "batch": BATCH, "negatives": NEGATIVES, "window": WINDOW}
+    for groups in (GROUPS, 1):
+        name = f"NCE training, {BATCHES} batches, {groups} at a time"
+        compare("music_word2vec", name, partial(ours, groups), straightforward, sizes)
+    if not np.array_equal(presence(notes()), loop_over_notes(notes())):
         raise AssertionError("the two slicings differ")
-    times = seconds({"ours": lambda: presence(rows), "straightforward": lambda: loop_over_notes(rows)}, repeats=21)
-    record(
-        "music_word2vec",
-        "slicing",
-        {
-            "ratio": round(times["straightforward"] / times["ours"], 2),
-            "milliseconds": round(1000 * times["ours"], 3),
-            "milliseconds_straightforward": round(1000 * times["straightforward"], 3),
-            "sizes": {"notes": len(rows)},
-        },
-    )
+    forms = (partial(slicing, presence), partial(slicing, loop_over_notes))
+    compare("music_word2vec", "slicing of 1,000 notes", *forms, {"notes": len(notes())}, repeats=21)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import megabytes, record, seconds
+from benchmarks.measure import compare
 from repertory.systems.symile.objective import SymileLoss
 
 
@@ -57,31 +57,10 @@ def step(form: str, batch: int, dim: int) -> Callable[[], None]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    cases = (("n_squared", 256, 128), ("n", 1024, 128), ("n", 280, 8192))
-    # Memory before time: a new process takes over the peak of the one that starts it.
-    memory = {
-        (negatives, batch, dim, who): megabytes(partial(step, f"{who} {negatives}", batch, dim))
-        for negatives, batch, dim in cases
-        for who in ("straightforward", "ours")
-    }
-    for negatives, batch, dim in cases:
-        forms = {who: step(f"{who} {negatives}", batch, dim) for who in ("straightforward", "ours")}
-        theirs, ours = seconds(forms).values()
-        theirs_mb, ours_mb = (memory[negatives, batch, dim, who] for who in forms)
-        entry = {
-            "batch": batch,
-            "dim": dim,
-            "modalities": 3,
-            "threads": 1,
-            "straightforward_seconds": round(theirs, 4),
-            "seconds": round(ours, 4),
-            "speedup": round(theirs / ours, 2),
-            "straightforward_megabytes": round(theirs_mb, 1),
-            "megabytes": round(ours_mb, 1),
-            "memory_ratio": round(ours_mb / theirs_mb, 3),
-        }
-        record("symile", f"loss {negatives}, forward and backward, B {batch}, d {dim}", entry)
+    for negatives, batch, dim in (("n_squared", 256, 128), ("n", 1024, 128), ("n", 280, 8192)):
+        forms = (partial(step, f"{who} {negatives}", batch, dim) for who in ("ours", "straightforward"))
+        sizes = {"batch": batch, "dim": dim, "modalities": 3}
+        compare("symile", f"loss {negatives}, B {batch}, d {dim}", *forms, sizes)
 
 
 if __name__ == "__main__":

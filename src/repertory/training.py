@@ -20,9 +20,12 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from torch.utils.data import DataLoader, Dataset
 
 from repertory.contract import Length, System
@@ -74,7 +77,11 @@ class Shuffled(Batches):
         self._order = np.empty(0, np.int64)
 
     def __len__(self) -> int:
-        return max(1, self.n // (self.batch_size * self.world))
+        return max(1, self.n // (self._size * self.world))
+
+    @property
+    def _size(self) -> int:
+        return max(1, min(self.batch_size, self.n // self.world))  # no item twice in a step
 
     def __getitem__(self, k: int) -> Any:
         epoch, position = divmod(k, len(self))
@@ -83,8 +90,8 @@ class Shuffled(Batches):
             reseed(*key)
             self._drawn, self._order = key, np.random.permutation(self.n)
             reseed(self.seed, self.stage, self.rank, k, "batch")
-        start = (position * self.world + self.rank) * self.batch_size
-        return self.collate(np.take(self._order, np.arange(start, start + self.batch_size), mode="wrap"))
+        start = (position * self.world + self.rank) * self._size
+        return self.collate(np.take(self._order, np.arange(start, start + self._size), mode="wrap"))
 
 
 @dataclass
@@ -154,6 +161,7 @@ class TorchSystem(System):
 
     def _fit(self, splits: Splits, run: Run, length: Length, trainer: Mapping[str, Any]) -> None:
         stages = self.stages(splits)
+        alone = not dist.is_initialized()
         for stage in stages:
             stage.batches.world = _world(trainer)  # a pass over the data is shorter on several devices
         names = tuple(stage.name for stage in stages)
@@ -167,13 +175,16 @@ class TorchSystem(System):
             if place[1] is None and index > 0 and run.path is not None:
                 run.save_state(stage.name, 0, {"model": self.model.state_dict(), "module": None})
             _train(stage, self.model, steps, run, place, trainer)
+        if alone and dist.is_initialized():  # what comes after the fit is each process's own
+            dist.barrier()
+            dist.destroy_process_group()
 
 
 def _world(options: Mapping[str, Any]) -> int:
     """On how many devices Lightning trains with these options.
 
     Raises:
-        ConfigError: it refuses them.
+        ConfigError: it refuses them, or the weights would not lie whole in this process.
     """
     if not options:
         return 1
@@ -182,10 +193,15 @@ def _world(options: Mapping[str, Any]) -> int:
         if options.get("accumulate_grad_batches", 1) < 1:
             raise ValueError("at least 1 is needed")
         with warnings.catch_warnings(action="ignore"):
-            return L.Trainer(**{"devices": 1, **options}, logger=False, enable_checkpointing=False).world_size
+            strategy = L.Trainer(**{"devices": 1, **options}, logger=False, enable_checkpointing=False).strategy
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         given = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ConfigError(f"the Lightning Trainer refuses {given}: {' '.join(str(error).split())}") from None
+    if isinstance(strategy, SingleDeviceStrategy):
+        return 1
+    if not isinstance(strategy, DDPStrategy) or isinstance(strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(f"strategy={options.get('strategy', 'auto')}: this is not supported; use ddp (several devices)")
+    return int(strategy.num_processes * strategy.num_nodes)
 
 
 def _train(
@@ -207,8 +223,8 @@ def _train(
                         ".*GPU available but not used.*", ".*treespec.*", ".*lr_scheduler.step.*",
                         ".*no `val_dataloader`.*", ".*in eval mode at the start.*"):  # fmt: skip
             warnings.filterwarnings("ignore", message)
-        for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-            logging.getLogger(name).setLevel(logging.WARNING)
+        for name in ("pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.distributed"):
+            logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
         trainer = L.Trainer(
             **{"accelerator": "auto", "devices": 1, "enable_model_summary": False, **options},
             max_epochs=1, max_steps=-1, use_distributed_sampler=False, enable_checkpointing=False,
@@ -347,7 +363,7 @@ class _Keeper(Callback):
         if name not in trainer.callback_metrics:
             raise RuntimeError(f"stage {self.stage.name} keeps the best '{name}', which it does not log")
         value = float(trainer.callback_metrics[name])
-        value = value if self.stage.best_is == "min" else -value
+        value = trainer.strategy.broadcast(value if self.stage.best_is == "min" else -value)  # one judgement for all
         if value < self.best_value:
             self.best_value, self.waited = value, 0
             self.best = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}

@@ -11,7 +11,7 @@ from repertory.nn.schedules import cosine_schedule
 from repertory.nn.vit import VisionTransformer
 from repertory.systems.chexworld.augmentation import Box, Draws, DualTransform, ParameterizedTransform
 from repertory.systems.chexworld.masks import MultiBlockMasks
-from repertory.systems.chexworld.model import WorldModel, Predictor, load_official
+from repertory.systems.chexworld.model import Predictor, WorldModel, load_official
 from repertory.systems.chexworld.objective import world_model_loss
 from repertory.systems.chexworld.segmentation import UNetAdapter
 from tests.parity.runner import Fixture
