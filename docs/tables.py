@@ -1,4 +1,4 @@
-"""Writes the tables in README.md from cards, parity fixtures, claims and benchmarks: ``python -m docs.tables [--check]``."""
+"""Writes the tables in README.md from cards, fixtures, claims and benchmarks: ``python -m docs.tables [--check]``."""
 
 from __future__ import annotations
 
@@ -6,38 +6,46 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from repertory import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _json(path: str) -> dict:
+def read_json(path: str) -> dict[str, Any]:
+    """What lies in a JSON file of the repository; nothing, where there is none."""
     file = ROOT / path
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
+def parts(slug: str) -> int:
+    """How many parts of a system were computed by the official code."""
+    return len(list((ROOT / "tests/parity/fixtures" / slug).glob("*.json")))
+
+
+def mean(result: dict[str, Any], variant: str) -> float:
+    """Of one variant of a claim, over its seeds."""
+    values = next(m["values"] for m in result["measured"] if m["variant"] == variant)
+    return sum(values) / len(values)
+
+
 def systems() -> str:
     """One row a system."""
-    claims, speeds = _json("claims/results.json"), _json("benchmarks/results.json")
+    claims, speeds = read_json("claims/results.json"), read_json("benchmarks/results.json")
     rows = ["| system | learns from | parity | claim | speed |", "|---|---|---|---|---|"]
     for card in catalog.list_systems():
-        parts = len(list((ROOT / "tests/parity/fixtures" / card.slug).glob("*.json")))
         found = [
-            f"{name}: **{r['verdict']}** ({_mean(r, r['method'])} against {_mean(r, r['baseline'])})"
+            f"{name}: **{r['verdict']}** ({mean(r, r['method']):.3g} against {mean(r, r['baseline']):.3g})"
             for name, r in claims.get(card.slug, {}).items()
         ]
         fast = [f"{name} {e['ratio']:.3g}×" for name, e in speeds.get(card.slug, {}).items() if "ratio" in e]
+        number = parts(card.slug)
         rows.append(
-            f"| **{card.slug}**: {card.title} ({card.venue}) | {card.kind} | {parts} of {parts} | "
+            f"| **{card.slug}**: {card.title} ({card.venue}) | {card.kind} | {number} of {number} | "
             f"{'<br>'.join(found)} | {'<br>'.join(fast)} |"
         )
     return "\n".join(rows)
-
-
-def _mean(result: dict, variant: str) -> str:
-    values = next(m["values"] for m in result["measured"] if m["variant"] == variant)
-    return f"{sum(values) / len(values):.3g}"
 
 
 def written(text: str) -> str:

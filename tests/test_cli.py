@@ -120,7 +120,7 @@ def test_help_of_the_program(capsys):
         (["samples", "get", "bach-choral"], "did you mean 'bach-chorales'"),
         (["inspect", "no/such/file"], "no such file"),
         (["inspect", "imagez:x"], "unknown kind"),
-        (["inspect", "tests/toy/squares.npz"], "images or manifest: say which"),
+        (["inspect", "tests/toy/squares.npz"], "could be images or manifest"),
         (["inspect", TOY + "?label=labl"], "did you mean 'label'"),
         (["inspect", TOY, "--system", "nope"], "no system 'nope'"),
         (["fit"], "Missing argument"),

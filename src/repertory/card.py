@@ -137,6 +137,9 @@ class Claim:
     ``variants`` maps a name to a function of the seed that trains, measures on held-out data and
     returns the metric. The first variant is the method. The claim is *reproduced* where the method
     beats every variant named in ``baselines`` by more than ``margin`` (see ``repertory.experiments``).
+
+    ``on``, where the question makes sense elsewhere, maps names of variants, the method first, to functions of
+    (splits, seed) that ask it of any data of the system's kind; None: of the claim's own data alone.
     """
 
     name: str
@@ -152,6 +155,7 @@ class Claim:
     chance: float | None = None
     unit: str = ""
     notes: str = ""
+    on: Mapping[str, Callable[[Any, int], float]] | None = None
     method: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -162,3 +166,6 @@ class Claim:
         for name in self.baselines:
             if name not in names[1:]:
                 raise ConfigError(f"claim '{self.name}': no variant '{name}'{nearest(name, names[1:])}")
+        asked = list(self.on or names)
+        if len(asked) < 2 or asked[0] != self.method or set(asked) - set(names):
+            raise ConfigError(f"claim '{self.name}': 'on' needs {self.method}, then others of {', '.join(names[1:])}")

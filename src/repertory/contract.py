@@ -18,17 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
 from repertory import data as data_
-from repertory import runs
+from repertory import loggers, runs
 from repertory.card import Card, Config
 from repertory.data import Items, Reader, Splits
 from repertory.embeddings import Embeddings, Shards
 from repertory.encoders import Encoder, stored_weights, with_stored_weights
 from repertory.errors import ConfigError, DataError, UserError, first_line
 from repertory.evaluation import Metrics, describe
+from repertory.index import open_index
 from repertory.runs import Assets, Run, seeded
 
 if TYPE_CHECKING:
@@ -119,6 +121,7 @@ class System(abc.ABC):
         epochs: int | None = None,
         resume: bool = False,
         trainer: Mapping[str, Any] | None = None,
+        log: str | None = None,
     ) -> Self:
         """Learns from data.
 
@@ -131,6 +134,8 @@ class System(abc.ABC):
             epochs: passes over the training data.
             resume: go on with the run that lies in ``run``; a complete one is only loaded.
             trainer: options of the Lightning Trainer (devices, strategy, precision, accumulate_grad_batches, ...).
+            log: ``tensorboard``, ``mlflow`` or ``wandb``, which are told the learning curve too (see
+                ``repertory.loggers``).
 
         Raises:
             UserError: the data, an option or the run directory cannot be used as asked; one line says why.
@@ -140,12 +145,13 @@ class System(abc.ABC):
         for name, value in (("steps", steps), ("epochs", epochs)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}={value}: at least 1 is needed")
+        loggers.check(log, run)
         source = self.card.sample if data is None else data
         splits = self._open(source)
         if validation is not None:
             splits = copy.copy(splits)  # they may be the caller's
             splits.val = self._open(validation).all
-            _refuse_overlap(splits.val.units, set(splits.train.units.contents), "validation")
+            refuse_overlap(splits.val.units, set(splits.train.units.contents), "validation")
         record = {
             "format": runs.FORMAT,
             "slug": self.card.slug,
@@ -164,7 +170,7 @@ class System(abc.ABC):
         made = Run.create(run, record, resume=resume)
         if made.complete:
             return self._take_over(self.load(made.path, encoder=self._encoder))  # type: ignore[arg-type]
-        if made.path is not None and splits.rejected:
+        if made.path is not None and made.writes and splits.rejected:
             _write_rejected(made.path, splits)
         self.record, self.splits, self.run = made.record, splits, made
         runs.reseed(seed, "learn")
@@ -181,11 +187,10 @@ class System(abc.ABC):
         self.model = self._build()
         made.record["encoders"] = {name: encoder.record() for name, encoder in self._encoders.items()}
         made.write_record()
-        self._fit(splits, made, Length(steps, epochs), trainer or {})
+        with loggers.logged(made, log):
+            self._fit(splits, made, Length(steps, epochs), trainer or {})
         self.model.eval()
         self.__dict__.pop("fingerprint", None)
-        if made.path is None or (torch.distributed.is_initialized() and torch.distributed.get_rank()):
-            return self
         made.finish(self._weights(), self.assets)
         return self
 
@@ -219,13 +224,15 @@ class System(abc.ABC):
         device: str | None = None,
         resume: bool = False,
         only_new: bool = False,
+        engine: Engine | None = None,
     ) -> int:
-        """Writes vectors as Parquet shards with a manifest; memory does not grow with the number of items.
+        """Writes vectors as Parquet shards with a manifest; of the vectors, memory holds one shard.
 
         Args:
             folder: where the shards go.
             resume: go on after a kill: what is there is not embedded again.
             only_new: the data may have grown since: only rows that are not there are embedded.
+            engine: what embeds the shards (see ``repertory.engines``); None: this process.
 
         Returns:
             How many items were embedded now.
@@ -233,13 +240,20 @@ class System(abc.ABC):
         items, name = self._held_out(data)
         made = {"run": self.fingerprint} | ({} if only_new else {"data": items.fingerprint})
         shards = Shards(folder, made, resume=resume or only_new)
-        there = set(shards.ids(self.card.key[0]))
-        rest = items.take(np.array([i not in there for i in items.ids], dtype=bool)) if there else items
+        rest = items.take(~shards.hold(self.card.key[0], items.ids)) if shards.rows else items
         starts = range(0, len(rest), SHARD)
-        for start in runs.progress(starts, f"embed {name}", total=len(starts)):
-            part = rest.take(np.arange(start, min(start + SHARD, len(rest))))
-            shards.append(Embeddings.concat(self._stream(part, batch_size, device)))
+        made_now = (engine or self.embed_shards)(rest, starts, batch_size=batch_size, device=device)
+        for part in runs.progress(made_now, f"embed {name}", total=len(starts)):
+            shards.append(part)
         return len(rest)
+
+    def embed_shards(
+        self, items: Items, starts: range, *, batch_size: int | None = None, device: str | None = None
+    ) -> Iterator[Embeddings]:
+        """Embeddings of the ``starts.step`` opened items from each start on: the engine of this process."""
+        for start in starts:
+            part = items.take(np.arange(start, min(start + starts.step, len(items))))
+            yield Embeddings.concat(self._stream(part, batch_size, device))
 
     def evaluate(self, data: Any = None) -> Metrics:
         """Metrics on held-out data; None takes the held-out split of the run's own data.
@@ -255,7 +269,7 @@ class System(abc.ABC):
                 splits = Splits(
                     splits.all, splits.source, "none", splits.rejected, np.full(len(splits.all.units), "test", object)
                 )
-            _refuse_overlap(splits.test.units, self._trained_on(), "evaluation")
+            refuse_overlap(splits.test.units, self._trained_on(), "evaluation")
         with seeded(self.record.get("seed", 0), "evaluate"), torch.inference_mode():
             self.model.eval()
             return self._evaluate(splits)
@@ -284,6 +298,45 @@ class System(abc.ABC):
     def _label_column(items: Items) -> str | None:
         names = items.roles.get("label", ())
         return names[0] if len(names) == 1 else None
+
+    # -- search ------------------------------------------------------------------------------------------
+
+    def search(self, queries: Any = None, index: Any = None, k: int = 10) -> pa.Table:
+        """The ``k`` vectors of an index that are most similar (cosine) to each query, nearest first.
+
+        Args:
+            queries: a data source, or Embeddings of this run; None takes the held-out split of the run's own data.
+            index: Embeddings of this run, or where they lie (a folder of shards, a Parquet file, a LanceDB table).
+            k: at most as many as the index holds.
+
+        Returns:
+            A row per query and neighbour: the query's keys, ``rank`` (from 1), ``similarity`` in -1..1, and the
+            neighbour's keys and carried columns with ``neighbour_`` in front.
+
+        Raises:
+            UserError: no index; vectors of another run; or the system embeds only what it was fitted to.
+        """
+        self._needs_fit()
+        if not self.card.inductive:
+            raise UserError(f"{self.card.slug} embeds only what it was fitted to: it cannot search with new queries")
+        if index is None:
+            raise UserError("search needs an index: Embeddings, or the folder that embed wrote (--index VECTORS)")
+        if k < 1:
+            raise ConfigError(f"k={k}: at least 1 is needed")
+        opened = open_index(index)
+        asked = queries if isinstance(queries, Embeddings) else self.embed(queries)
+        for name, fingerprint in (("index", opened.fingerprint), ("queries", asked.fingerprint)):
+            if fingerprint != self.fingerprint:
+                raise DataError(f"{name}: vectors of another run: embed all data with one run")
+        rows, similarities = opened.search(asked, min(k, len(opened)))
+        repeated = pa.array(np.repeat(np.arange(len(asked)), rows.shape[1]))
+        found = asked.table.select(list(asked.key)).take(repeated)
+        found = found.append_column("rank", pa.array(np.tile(np.arange(1, rows.shape[1] + 1), len(asked))))
+        found = found.append_column("similarity", pa.array(similarities.reshape(-1)))
+        there = opened.keys(rows.reshape(-1))
+        for name in there.column_names:
+            found = found.append_column(f"neighbour_{name}", there[name])
+        return found
 
     def _stream(self, items: Items, batch_size: int | None, device: str | None) -> Iterator[Embeddings]:
         self._needs_fit()
@@ -429,7 +482,8 @@ class System(abc.ABC):
         raise UserError(f"{self.card.slug} has no encoder that other systems can start from")
 
 
-def _refuse_overlap(items: Items, trained: set[str], purpose: str) -> None:
+def refuse_overlap(items: Items, trained: set[str], purpose: str) -> None:
+    """Refuses items whose content is among the digests ``trained``."""
     seen = [str(i) for i, d in zip(items.ids, items.contents, strict=True) if d in trained]
     if seen:
         raise DataError(
@@ -446,6 +500,14 @@ def _write_rejected(path: Path, splits: Splits) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(rows, sink)
     runs.write_atomic(path / "rejected.parquet", sink.getvalue().to_pybytes())
+
+
+class Engine(Protocol):
+    """Embeds items shard by shard, somewhere: called, and answering in order, as ``System.embed_shards``."""
+
+    def __call__(
+        self, items: Items, starts: range, *, batch_size: int | None = None, device: str | None = None
+    ) -> Iterator[Embeddings]: ...
 
 
 # -- further verbs: a system adopts those that its paper has -----------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from repertory.data.items import TEXT
 from repertory.errors import DataError, MissingExtraError, UserError, first_line, nearest
 from repertory.runs import write_atomic
 
 VECTOR = "vector"
+BLOCK = 1_000_000
+"""Ids that are looked up at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,20 +190,49 @@ class Embeddings:
         Raises:
             UserError: there is none, or the file was not written by ``write``.
         """
-        path = Path(path)
-        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-        if not files or not files[0].exists():
-            raise UserError(f"{path}: no embeddings here")
-        return cls.concat(cls._read_file(file) for file in files)
+        return cls.concat(cls.parts(path))
 
     @classmethod
-    def _read_file(cls, path: Path) -> Embeddings:
-        try:
-            table = pq.read_table(path)
-            made = json.loads(table.schema.metadata[b"repertory"])
-        except (KeyError, TypeError, pa.ArrowException, OSError) as error:
-            raise UserError(f"{path}: not embeddings written by repertory ({first_line(error)})") from None
-        return cls(table.replace_schema_metadata(None), tuple(made["key"]), made["fingerprint"])
+    def parts(cls, path: Path | str) -> Iterator[Embeddings]:
+        """The embeddings of each shard in turn, as ``read`` joins them."""
+        for file in _files(path):
+            with _reading(file):
+                table = pq.read_table(file)
+                made = json.loads(table.schema.metadata[b"repertory"])
+            yield cls(table.replace_schema_metadata(None), tuple(made["key"]), made["fingerprint"])
+
+    @classmethod
+    def counted(cls, path: Path | str) -> tuple[int, str]:
+        """How many vectors lie there, and the fingerprint of their run; reads none of them.
+
+        Raises:
+            DataError: they come from different runs.
+        """
+        rows, made = 0, set()
+        for file in _files(path):
+            with _reading(file):
+                about = pq.read_metadata(file)
+                made.add(json.loads(about.metadata[b"repertory"])["fingerprint"])
+            rows += about.num_rows
+        if len(made) > 1:
+            raise DataError("vectors of different runs are never mixed: embed all data with one run")
+        return rows, made.pop()
+
+
+def _files(path: Path | str) -> list[Path]:
+    path = Path(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].exists():
+        raise UserError(f"{path}: no embeddings here")
+    return files
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not embeddings written by repertory ({first_line(error)})") from None
 
 
 class Shards:
@@ -240,10 +273,24 @@ class Shards:
         self.rows.append(len(part))
         write_atomic(self.manifest, json.dumps({"made": self.made, "rows": self.rows}))
 
-    def ids(self, name: str) -> Iterator[Any]:
-        """The values of a key column in the shards that are there."""
+    def ids(self, name: str) -> Iterator[np.ndarray]:
+        """The values of a key column, as texts, of each shard that is there."""
         for index in range(len(self.rows)):
-            yield from pq.read_table(self._part(index), columns=[name])[name].to_pylist()
+            yield np.array(pq.read_table(self._part(index), columns=[name])[name].to_pylist(), dtype=TEXT)
+
+    def hold(self, name: str, ids: np.ndarray) -> np.ndarray:
+        """[len(ids)] bool: which ids are among the values of a key column in the shards that are there."""
+        there = np.empty(sum(self.rows), TEXT)  # no set: sixteen bytes for each, not a hundred and more
+        start = 0
+        for part in self.ids(name):
+            there[start : start + len(part)] = part
+            start += len(part)
+        there.sort()
+        held = np.zeros(len(ids), dtype=bool)
+        for start in range(0, len(ids) if len(there) else 0, BLOCK):
+            asked = np.asarray(ids[start : start + BLOCK], dtype=TEXT)
+            held[start : start + BLOCK] = there[np.searchsorted(there, asked).clip(max=len(there) - 1)] == asked
+        return held
 
     def _part(self, index: int) -> Path:
         return self.folder / f"part-{index:05d}.parquet"

@@ -1,11 +1,12 @@
-"""Variants x seeds -> one table with intervals, and a verdict by one rule."""
+"""Variants x seeds -> one table with intervals, and verdicts by fixed rules: of claims, and of comparisons."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from repertory.runs import versions, write_atomic
 
 REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE = "reproduced", "not reproduced", "inconclusive"
 DRAWS = 10_000
+BEST, AS_GOOD, WORSE = "best", "as good", "worse"
+RESAMPLED = 2_000
+"""Draws of test items in a comparison."""
+BLOCK = 4_000_000
+"""Weights of items held at once."""
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""From weights [draws, items] to values [draws], at most 1 and the higher the better; NaN where a draw leaves one
+undefined."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,21 @@ def judge(gaps: np.ndarray, margin: float) -> tuple[str, float, float]:
     return verdict, low, high
 
 
+def claim_on(claim: Claim, splits: Any, source: str) -> Claim:
+    """The claim's question asked of other data: by its ``on``, with the margin 0 (is the method better here?).
+
+    Raises:
+        UserError: the claim can be asked of its own data alone.
+    """
+    if claim.on is None:
+        raise UserError(f"claim '{claim.name}' can be asked of its own data alone ({claim.data}): leave --data out")
+    variants = {name: partial(measure, splits) for name, measure in claim.on.items()}
+    return replace(
+        claim, name=f"{claim.name} on {source}", data=source, variants=variants, baselines=tuple(list(variants)[1:]),
+        margin=0.0, chance=None, on=None,
+    )  # fmt: skip
+
+
 def run_claim(
     slug: str, claim: Claim, seeds: int | None = None, watch: Callable[[str, int, float], None] | None = None
 ) -> Result:
@@ -127,3 +152,76 @@ def read_results(path: Path) -> Iterator[dict[str, Any]]:
     if path.exists():
         for claims in json.loads(path.read_text(encoding="utf-8")).values():
             yield from claims.values()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one candidate of a comparison stands.
+
+    Attributes:
+        values: by seed. low, high: 95 % interval of their mean.
+        gap: mean less that of the best (0 of the best itself). gap_low, gap_high: its interval, by the rule.
+        verdict: ``best``, ``as good`` (not distinguishable from it) or ``worse``.
+    """
+
+    values: tuple[float, ...]
+    low: float
+    high: float
+    gap: float
+    gap_low: float
+    gap_high: float
+    verdict: str
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return float(np.mean(self.values))
+
+
+def against_best(statistics: Sequence[Sequence[Statistic]], groups: np.ndarray, seed: int = 0) -> list[Standing]:
+    """The rule of comparisons: paired bootstrap over test items and seeds.
+
+    Each of 2,000 draws takes the test items with replacement, the same for all candidates (whole groups where items
+    belong to groups, so that one patient's images stay together), and for each candidate its seeds with replacement.
+    The best is the candidate with the highest mean over its seeds. Another one is *as good* where the interval of its
+    difference from the best contains 0, else *worse*. Intervals of differences are at 1 - 0.05 / (candidates - 1), so
+    that all of them together err in 5 % (Bonferroni). The spread between S seeds is widened by sqrt(S / (S - 1)),
+    since few draws from few values understate it; one seed has none.
+
+    Args:
+        statistics: of each candidate, one per seed, on the same test items in the same order.
+        groups: [items], what is drawn together; all different where items are independent.
+
+    Returns:
+        One standing per candidate, in their order.
+    """
+    names, members = np.unique(groups, return_inverse=True)
+    random = np.random.default_rng(seed)
+    values = [np.array([float(of(np.ones((1, len(members))))[0]) for of in seeds]) for seeds in statistics]
+    drawn: list[list[np.ndarray]] = [[] for _ in statistics]
+    rows = max(1, BLOCK // len(members))
+    for start in range(0, RESAMPLED, rows):
+        n = min(rows, RESAMPLED - start)
+        counts = random.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
+        weights = counts[:, members].astype(np.float64)
+        for candidate, seeds in enumerate(statistics):
+            found = np.stack([of(weights) for of in seeds])  # [seeds, draws]
+            centre, spread = found.mean(axis=0), np.sqrt(len(seeds) / max(1, len(seeds) - 1))
+            chosen = random.integers(len(seeds), size=found.shape)
+            drawn[candidate].append(centre + spread * (np.take_along_axis(found, chosen, 0).mean(axis=0) - centre))
+    means = [np.concatenate(parts) for parts in drawn]
+    best = int(np.argmax([v.mean() for v in values]))
+    tail = 0.05 / max(1, len(statistics) - 1) / 2
+    standings = []
+    for index, (of_seeds, of_draws) in enumerate(zip(values, means, strict=True)):
+        mean = float(of_seeds.mean())
+        low, high = map(float, np.nanquantile(np.minimum(of_draws, 1), [0.025, 0.975]))
+        gap_low, gap_high = map(float, np.nanquantile(of_draws - means[best], [tail, 1 - tail]))
+        verdict = BEST if index == best else AS_GOOD if gap_low <= 0 <= gap_high else WORSE
+        standings.append(
+            Standing(
+                tuple(of_seeds.tolist()), min(low, mean), max(high, mean), mean - float(values[best].mean()),
+                gap_low, gap_high, verdict,
+            )
+        )  # fmt: skip
+    return standings

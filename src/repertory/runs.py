@@ -14,12 +14,12 @@ import platform
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,9 @@ from safetensors.numpy import save as arrays_to_bytes
 from safetensors.torch import load_file, save_file
 
 from repertory.errors import ConfigError, UserError, first_line
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 FORMAT = 1
 FIRST_CHECKPOINT = 10.0
@@ -48,6 +51,14 @@ def reseed(*key: Any) -> None:
     random.seed(value)
     np.random.seed(value % 2**32)
     torch.manual_seed(value)
+
+
+def leads() -> bool:
+    """Whether this process is the first of those that fit together, as torchrun or Lightning started them.
+
+    It alone writes; the others compute the same and write nothing.
+    """
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 @contextmanager
@@ -88,12 +99,17 @@ class Run:
     Attributes:
         record: what ``config.yaml`` holds: slug, config, preset, seed, source, rule, fingerprint, versions.
         metrics: one row per logged value: stage, step, name, value.
+        resumed_from: the checkpoint that the fit went on from.
+        writes: False in the further processes of a fit on several devices: they read the run and change nothing.
+        loggers: Lightning loggers that are told each logged value too.
     """
 
     path: Path | None
     record: dict[str, Any]
     metrics: list[dict[str, Any]] = field(default_factory=list)
     resumed_from: str | None = None
+    writes: bool = True
+    loggers: Sequence[Logger] = ()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -109,6 +125,8 @@ class Run:
                 raise UserError("resume needs a run directory: name it with run=PATH (--out PATH)")
             return cls(None, record)
         path = Path(path)
+        if not leads():
+            return cls(path, record, writes=False)
         if (path / "config.yaml").exists():
             old = cls.open(path)
             if not resume:
@@ -124,7 +142,7 @@ class Run:
 
     def write_record(self) -> None:
         """Writes ``config.yaml``."""
-        if self.path is not None:
+        if self.path is not None and self.writes:
             write_atomic(self.path / "config.yaml", yaml.safe_dump(self.record, sort_keys=False, allow_unicode=True))
 
     @classmethod
@@ -175,6 +193,8 @@ class Run:
         """Adds values of a step; they reach ``metrics.parquet`` with the next checkpoint and at the end."""
         for name, value in values.items():
             self.metrics.append({"stage": stage, "step": int(step), "name": name, "value": float(value)})
+        for logger in self.loggers:
+            logger.log_metrics({f"{stage}/{name}": float(value) for name, value in values.items()}, int(step))
 
     def _write_metrics(self) -> None:
         if self.path is None:
@@ -200,7 +220,7 @@ class Run:
 
     def save_state(self, stage: str, step: int, state: Mapping[str, Any]) -> None:
         """Writes the state at the start of ``step``; older ones go once it is in place."""
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         folder = self.path / "state"
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,7 +289,7 @@ class Run:
 
     def finish(self, weights: Mapping[str, torch.Tensor], assets: Assets) -> None:
         """Writes assets, metrics and, last, the weights; the state of the fit goes."""
-        if self.path is None:
+        if self.path is None or not self.writes:
             return
         write_assets(self.path / "assets", assets)
         self._write_metrics()

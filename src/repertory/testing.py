@@ -21,6 +21,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,9 @@ def _spoiled(items: Items) -> Items:
         part.units.times[0] = np.nan  # type: ignore[attr-defined]
     elif items.kind == "music":
         part.pieces[0] = DataError("note 0 is not finite")  # type: ignore[attr-defined]
+    elif items.kind == "trajectories":
+        first = part.episodes[0]  # type: ignore[attr-defined]
+        part.episodes[0] = replace(first, rewards=first.rewards * np.nan)  # type: ignore[attr-defined]
     else:
         raise AssertionError(f"no spoiled items of kind {items.kind} are known here")
     return part

@@ -200,7 +200,9 @@ def _world(options: Mapping[str, Any]) -> int:
     if isinstance(strategy, SingleDeviceStrategy):
         return 1
     if not isinstance(strategy, DDPStrategy) or isinstance(strategy.launcher, _MultiProcessingLauncher):
-        raise ConfigError(f"strategy={options.get('strategy', 'auto')}: this is not supported; use ddp (several devices)")
+        raise ConfigError(
+            f"strategy={options.get('strategy', 'auto')}: this is not supported; use ddp (several devices)"
+        )
     return int(strategy.num_processes * strategy.num_nodes)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from repertory.cli import demo, look, verbs, work
+from repertory.cli import compare, demo, explore, look, runs, verbs, work
 from repertory.errors import UserError
 
 app = typer.Typer(
@@ -28,17 +28,21 @@ app.command("list", rich_help_panel=LOOK)(look.list_)
 app.command("show", rich_help_panel=LOOK)(look.show)
 app.command("samples", rich_help_panel=LOOK)(look.samples)
 app.command("inspect", rich_help_panel=LOOK)(look.inspect)
+app.command("runs", rich_help_panel=LOOK)(runs.runs)
 app.command("demo", rich_help_panel=WORK)(demo.demo)
 app.command("fit", rich_help_panel=WORK)(work.fit)
 app.command("import", rich_help_panel=WORK)(work.import_)
 app.command("embed", rich_help_panel=WORK)(work.embed)
 app.command("evaluate", rich_help_panel=WORK)(work.evaluate)
+app.command("explore", rich_help_panel=LOOK)(explore.explore)
 app.command("claim", rich_help_panel=WORK)(work.claim)
+app.command("compare", rich_help_panel=WORK)(compare.compare)
 for verb in ("predict", "score", "explain", "analyze"):
     app.command(verb, rich_help_panel=VERBS)(verbs.tables(verb))
 app.command("generate", rich_help_panel=VERBS)(verbs.generate)
 app.command("attack", rich_help_panel=VERBS)(verbs.attack)
 app.command("act", rich_help_panel=VERBS)(verbs.act)
+app.command("search", rich_help_panel=VERBS)(verbs.search)
 
 
 def _version(asked: bool) -> None:

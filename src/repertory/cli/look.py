@@ -129,7 +129,7 @@ def inspect(
     if as_json:
         print(json.dumps(found, indent=1, default=str))
         return
-    console.print(f"[bold]{source}[/]: {found['items']} items of kind {found['kind']}")
+    console.print(f"[bold]{source}[/]: {found['items']} items of kind {found['kind']}", soft_wrap=True)
     for name, about in found["modalities"].items():
         console.print(f"  modality [bold]{name}[/]: {about}")
     console.print(

@@ -16,7 +16,7 @@ from repertory.cli.look import Json, console, table
 from repertory.cli.work import Data, RunPath, _settings
 from repertory.errors import ConfigError, UserError, nearest
 
-Out = Annotated[Path | None, typer.Option("--out", help="A .csv, .parquet or .json file [default: shown here].")]
+Out = Annotated[Path | None, typer.Option("--out", help="A .csv, .parquet or .json file (default: shown here).")]
 Folder = Annotated[Path, typer.Option("--out", help="Folder for the files.")]
 Options = Annotated[list[str] | None, typer.Option("--set", help="An option of this system's verb: name=value.")]
 
@@ -34,7 +34,7 @@ ABOUT = {
 
 def _method(run: Path, verb: str) -> Callable[..., Any]:
     system = catalog.load(run)
-    if verb not in system.card.verbs:
+    if verb not in system.card.verbs and verb != "search":  # every system that embeds new data can search
         has = f"; it has {', '.join(system.card.verbs)}" if system.card.verbs else ""
         raise UserError(f"{system.card.slug} has no verb '{verb}'{has}")
     method: Callable[..., Any] = getattr(system, verb)
@@ -135,4 +135,22 @@ def act(
     write_table(made, out, as_json)
 
 
-generate.__doc__, attack.__doc__, act.__doc__ = ABOUT["generate"], ABOUT["attack"], ABOUT["act"]
+def search(
+    run: RunPath,
+    data: Data = None,
+    index: Annotated[
+        Path | None,
+        typer.Option(help="Vectors of this run, as embed writes them (default: RUN/embeddings).", metavar="VECTORS"),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each query.")] = 10,
+    out: Out = None,
+    options: Options = None,
+    as_json: Json = False,
+) -> None:
+    settings = _settings(options, "--set")
+    made = _call(_method(run, "search"), settings, queries=data, index=index or run / "embeddings", k=k)
+    write_table(made, out, as_json)
+
+
+for command in (generate, attack, act, search):
+    command.__doc__ = ABOUT[command.__name__]

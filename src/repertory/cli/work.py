@@ -43,7 +43,7 @@ def fit(
     slug: Annotated[str, typer.Argument(help="A system, as in repertory list.")],
     data: Data = None,
     preset: Annotated[str | None, typer.Option(help="A preset of the system's configuration.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder [default: runs/SLUG].", metavar="RUN")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder (default: runs/SLUG).", metavar="RUN")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter: name=value. May be repeated.")
     ] = None,
@@ -55,13 +55,19 @@ def fit(
     validation: Annotated[str | None, typer.Option(help="Other data for model selection.", metavar="SOURCE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")] = False,
     devices: Annotated[str | None, typer.Option(help="How many devices (Lightning).")] = None,
-    strategy: Annotated[str | None, typer.Option(help="ddp, fsdp, ... (Lightning).")] = None,
+    strategy: Annotated[str | None, typer.Option(help="ddp (Lightning).")] = None,
     precision: Annotated[str | None, typer.Option(help="32-true, bf16-mixed, ... (Lightning).")] = None,
     trainer: Annotated[
         list[str] | None, typer.Option("--trainer", help="Another option of the Lightning Trainer: name=value.")
     ] = None,
+    log: Annotated[
+        str | None, typer.Option(help="Show the learning curve also in tensorboard, mlflow or wandb.", metavar="NAME")
+    ] = None,
 ) -> None:
     """Learns from data and writes a run."""
+    from repertory.runs import leads
+
+    console.quiet = not leads()  # on several devices, one process speaks
     entry = catalog.entry(slug)
     if data is None and preset is None:
         from repertory.data.samples import SAMPLES
@@ -86,7 +92,8 @@ def fit(
     complete = (out / "weights.safetensors").exists()
     start = time.perf_counter()
     system.fit(
-        data, validation=validation, run=out, seed=seed, steps=steps, epochs=epochs, resume=resume, trainer=options
+        data, validation=validation, run=out, seed=seed, steps=steps, epochs=epochs, resume=resume, trainer=options,
+        log=log,
     )  # fmt: skip
     if complete:
         console.print(f"{out} is complete: nothing to do")
@@ -119,18 +126,24 @@ def import_(
 def embed(
     run: RunPath,
     data: Data = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the Parquet shards [default: RUN/embeddings].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the Parquet shards (default: RUN/embeddings).")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Items at a time; changes speed and memory, not the vectors.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on after a kill.")] = False,
     only_new: Annotated[bool, typer.Option("--only-new", help="Embed only what is not in the folder yet.")] = False,
+    engine: Annotated[str, typer.Option(help="local, or ray: a pool of workers.")] = "local",
 ) -> None:
     """Writes vectors of data (default: the run's held-out split) as Parquet shards."""
+    from repertory.engines import engine_of
+
+    chosen = engine_of(engine, run)
     system = catalog.load(run)
     folder = out or run / "embeddings"
-    n = system.embed_to(folder, data, batch_size=batch_size, device=device, resume=resume, only_new=only_new)
+    n = system.embed_to(
+        folder, data, batch_size=batch_size, device=device, resume=resume, only_new=only_new, engine=chosen
+    )  # fmt: skip
     console.print(f"embedded {n} items: [bold]{folder}[/]")
     console.print(f"[dim]in Python: repertory.Embeddings.read('{folder}')[/]")
 
@@ -171,18 +184,24 @@ def claim(
     slug: Annotated[str | None, typer.Argument(help="A system, as in repertory list.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every claim of every system.")] = False,
     name: Annotated[str | None, typer.Option("--name", help="Only the claim of this name.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="How many seeds [default: the claim's, at least 3].")] = None,
-    out: Annotated[Path, typer.Option(help="Where the results go.")] = Path("claims/results.json"),
+    seeds: Annotated[int | None, typer.Option(help="How many seeds (default: the claim's, at least 3).")] = None,
+    data: Data = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the results go (default: claims/results.json; with --data nowhere).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measures the paper's finding here: method against baseline, equal budgets, several seeds."""
+    """Measures the paper's finding here, or on your data: method against baseline, equal budgets, several seeds."""
     from dataclasses import asdict
 
+    from repertory import data as data_
     from repertory.errors import nearest
-    from repertory.experiments import run_claim, write_result
+    from repertory.experiments import claim_on, run_claim, write_result
 
     if everything == (slug is not None):
         raise UserError("claim: name a system, or --all")
+    if everything and data is not None:
+        raise UserError("claim --all: each system asks for its own kind of data: name one system with --data")
     if seeds is not None and seeds < 1:
         raise UserError(f"--seeds {seeds}: at least 1 is needed")
     for chosen in list(catalog.entries()) if everything else [slug or ""]:
@@ -191,14 +210,19 @@ def claim(
             raise UserError(f"{chosen} has no claim")
         if name is not None and name not in (names := [c.name for c in claims]):
             raise UserError(f"{chosen} has no claim '{name}'{nearest(name, names)}")
+        claims = tuple(one for one in claims if name in (None, one.name))
+        if data is not None:
+            entry = catalog.entry(chosen)
+            asked = tuple(one for one in claims if one.on is not None) or claims[:1]
+            splits = data_.open(data, entry.card.kind, entry.load().readers)
+            claims = tuple(claim_on(one, splits, data) for one in (claims if name else asked))
         for one in claims:
-            if name not in (None, one.name):
-                continue
             if not as_json:
                 console.print(f"\n[bold cyan]{chosen}[/] [bold]{one.name}[/]: {one.finding}")
                 console.print(f"[dim]data: {one.data}; paper: {one.paper}[/]")
             result = run_claim(chosen, one, seeds, None if as_json else _watch(one.unit))
-            write_result(result, out)
+            if out is not None or data is None:
+                write_result(result, out or Path("claims/results.json"))
             if as_json:
                 print(json.dumps(asdict(result)))
             else:

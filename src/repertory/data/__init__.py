@@ -16,16 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from repertory.data.items import ROLES, Items, Preview, Reader, digest, finite
+from repertory.data.items import ROLES, TEXT, Items, Preview, Reader, digest, finite
 from repertory.data.source import Source, as_text
 from repertory.data.splits import NAMES, Rejected, Splits
 from repertory.errors import DataError, nearest
 
 __all__ = ["KINDS", "Items", "Preview", "Reader", "Rejected", "Splits", "digest", "finite", "kind_of", "open"]
 
-KINDS = {"events": "Events", "images": "Images", "manifest": "Manifest", "music": "Music"}
+KINDS = {
+    "events": "Events", "images": "Images", "manifest": "Manifest", "music": "Music", "trajectories": "Trajectories",
+}  # fmt: skip
 """Kinds of data: the module here and its class."""
 MAX_BAD = 0.001
+CHUNK = 4096
+"""Items, at most, that a thread checks at a time."""
 OPTIONS = (*ROLES, "split", "on_error", "max_bad", "layout")
 
 
@@ -167,10 +171,18 @@ def _checked(items: Items, parsed: Source) -> tuple[Items, list[Rejected]]:
                 raise DataError(f"{parsed.name}: {units.ids[index]}: {error}") from None
             return None, str(error)
 
+    digests, good = np.empty(len(units), dtype=TEXT), np.ones(len(units), dtype=bool)
+    rejected = []
+    size = min(CHUNK, -(-len(units) // 64))
+    parts = [range(start, min(start + size, len(units))) for start in range(0, len(units), size)]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(check, range(len(units))))
-    good = np.array([value is not None for value, _ in results])
-    rejected = [Rejected(str(units.ids[i]), results[i][1]) for i in np.flatnonzero(~good)]
+        for part, results in zip(parts, pool.map(lambda part: list(map(check, part)), parts), strict=True):
+            for index, (value, reason) in zip(part, results, strict=True):
+                if value is None:
+                    good[index] = False
+                    rejected.append(Rejected(str(units.ids[index]), reason))
+                else:
+                    digests[index] = value
     if len(rejected) > max_bad * len(units):
         raise DataError(
             f"{parsed.name}: {len(rejected)} of {len(units)} items are unusable (first: {rejected[0].id}: "
@@ -179,7 +191,7 @@ def _checked(items: Items, parsed: Source) -> tuple[Items, list[Rejected]]:
     if rejected and not good.any():
         raise DataError(f"{parsed.name}: no item is usable (first: {rejected[0].id}: {rejected[0].reason})")
     usable = items.part(good) if rejected else items
-    usable.units.digests = np.array([value for value, _ in results if value is not None], dtype=object)
+    usable.units.digests = digests[good] if rejected else digests
     return usable, rejected
 
 

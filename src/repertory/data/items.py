@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ import pyarrow as pa
 from repertory.errors import DataError, first_line, nearest
 
 ROLES = ("label", "group", "time", "sensitive")
+TEXT = np.dtype(object)
+"""Of ids and digests: Python texts (NumPy's StringDType is leaner, but sorting it crashes in NumPy 2.4)."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,17 @@ class Items(abc.ABC):
 
     def __init__(
         self,
-        ids: Sequence[str],
+        ids: Iterable[str],
         columns: pa.Table | Mapping[str, Any] | None = None,
         roles: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        self.ids = np.array([str(i) for i in ids], dtype=object)
+        self.ids = np.fromiter(map(str, ids), dtype=TEXT)
         self.columns = columns if isinstance(columns, pa.Table) else _table(columns or {})
         if self.columns.num_columns and len(self.columns) != len(self.ids):
             raise DataError(f"{len(self.ids)} items but {len(self.columns)} rows of columns")
-        if len(set(self.ids)) != len(self.ids):
-            names, counts = np.unique(self.ids.astype(str), return_counts=True)
+        in_order = np.sort(self.ids)
+        if (in_order[1:] == in_order[:-1]).any():
+            names, counts = np.unique(self.ids, return_counts=True)
             raise DataError(f"the id '{names[counts.argmax()]}' occurs {counts.max()} times; ids must be unique")
         self.roles: dict[str, tuple[str, ...]] = dict(roles or {})
         self.digests: np.ndarray | None = None
@@ -99,7 +102,7 @@ class Items(abc.ABC):
 
     @property
     def units(self) -> Items:
-        """What is checked, divided, and never both trained and evaluated on: the items; of a graph over time, its events."""
+        """What is checked, divided, never both trained and evaluated on: items; of a graph over time, its events."""
         return self
 
     def part(self, units: Any) -> Self:
@@ -110,14 +113,16 @@ class Items(abc.ABC):
     def contents(self) -> np.ndarray:
         """A digest of each item's content; reads every item once."""
         if self.digests is None:
-            self.digests = np.array([self.check(i) for i in range(len(self))], dtype=object)
+            self.digests = np.fromiter(map(self.check, range(len(self))), dtype=TEXT)
         return self.digests
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over ids and contents: equal for equal data, wherever it lies."""
-        lines = sorted(f"{i}\t{d}" for i, d in zip(self.ids, self.contents, strict=True))
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        rows = zip(self.ids, self.contents, strict=True)
+        # a sum does not depend on the order of rows, and holds none of them
+        total = sum(int.from_bytes(hashlib.sha256(f"{i}\t{d}".encode()).digest()) for i, d in rows)
+        return f"{total % 2**256:064x}"
 
     @abc.abstractmethod
     def _select(self, indices: np.ndarray) -> None:
@@ -131,7 +136,7 @@ class Items(abc.ABC):
             ids = np.concatenate([[f"{name}/{i}" for i in part.ids] for name, part in zip(names, parts, strict=True)])
         joined = copy.copy(parts[0])
         joined.__dict__.pop("fingerprint", None)
-        joined.ids = ids.astype(object)
+        joined.ids = ids.astype(TEXT)
         tables = [part.columns if part.columns.num_columns else _no_columns(len(part)) for part in parts]
         try:
             joined.columns = pa.concat_tables(tables, promote_options="permissive")

@@ -29,9 +29,10 @@
       const aspect = figure.layout.meta?.aspect; // of a picture, whose height follows the width of the page
       const height = aspect ? Math.min(760, Math.round(0.9 * aspect * place.clientWidth + 48)) : figure.layout.height;
       if (height) place.style.height = `${height}px`;
-      return Plotly.react(place, figure.data,
-        { ...figure.layout, height, template: theme(), autosize: true, ...(touch || curve ? { dragmode: false } : {}) },
-        { ...config, displayModeBar: curve ? false : config.displayModeBar });
+      return Plotly.react(place, {
+        data: figure.data, frames: figure.frames,
+        layout: { ...figure.layout, height, template: theme(), autosize: true, ...(touch || curve ? { dragmode: false } : {}) },
+        config: { ...config, displayModeBar: curve ? false : config.displayModeBar } });
     };
     drawn.push(draw);
   }

@@ -104,8 +104,10 @@ class SymileLoss(nn.Module):
 
     ``negative_sampling``: ``"n"`` compares each anchor with B tuples whose other members are shuffled apart;
     ``"n_squared"`` with all B^(M-1) tuples, streamed: the inner products are computed in chunks, shared by the
-    anchors, and again in the backward pass, so memory grows with B^(M-2) d only. ``gather=True`` takes the negatives
-    from all processes of an initialised process group; each process then returns the loss of the joint batch.
+    anchors, and again in the backward pass, so memory grows with B^(M-2) d only. ``gather=True`` takes, in training
+    mode, the negatives from all processes of an initialised process group (equal B in each): each process then
+    returns the loss of the joint batch, shuffled by the permutations that the first has drawn, and gradients
+    averaged over the processes, as DDP does, are those of the joint batch. In evaluation mode nothing is gathered.
     ``memory_limit`` (bytes) refuses an ``"n_squared"`` that would not fit.
 
     Called with ``representations`` (M >= 2 tensors [B, d], row i of each from sample i; not normalised here),
@@ -134,10 +136,14 @@ class SymileLoss(nn.Module):
         # Half-precision logits have too few digits for a softmax over many negatives.
         with torch.autocast(representations[0].device.type, enabled=False):
             tensors = [r.float() if r.dtype in (torch.float16, torch.bfloat16) else r for r in representations]
-            if self.gather and dist.is_available() and dist.is_initialized():
+            joint = self.gather and self.training and dist.is_available() and dist.is_initialized()
+            if joint:
                 from torch.distributed.nn.functional import all_gather  # not in every build of torch
 
                 tensors = [torch.cat(all_gather(r)) for r in tensors]
+            if joint and self.negative_sampling == "n" and permutations is None:
+                permutations = draw_permutations(len(tensors), len(tensors[0]), tensors[0].device)
+                dist.broadcast(permutations, 0)
             if self.negative_sampling == "n":
                 loss = self._n(tensors, logit_scale, permutations)
             elif permutations is not None:

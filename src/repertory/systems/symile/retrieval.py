@@ -52,9 +52,9 @@ def draw_candidates(ids: np.ndarray, labels: np.ndarray | None, number: int, see
     """
     if len(ids) < 2:
         raise DataError(f"{len(ids)} complete row: retrieval needs at least 2")
-    order = np.argsort(ids.astype(str))
+    order = np.argsort(ids)
     if labels is None or labels.ndim > 1:
-        labels = ids.astype(str)  # every row is a class of its own
+        labels = ids  # every row is a class of its own
     names, label = np.unique(labels, return_inverse=True)
     if len(names) < 2:
         raise DataError("every row has the same label: retrieval needs candidates of another")
