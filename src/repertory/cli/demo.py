@@ -29,11 +29,14 @@ def demo(
         "languages. A voice says 'the number' in one of them:\nthe digit in the image is the word in the spoken "
         "language. No two of the three tell the third; all three together do.\n"
     )
+    import torch
+
     from repertory import data
     from repertory.reporting.page import Headline
     from repertory.reporting.report import write_report
     from repertory.runs import write_atomic
 
+    torch.set_num_threads(1)  # the encoders are small: more threads would only wait for each other
     sample = catalog.entry(SLUG).card.sample
     splits = data.open(sample)
     systems: dict[str, Any] = {}

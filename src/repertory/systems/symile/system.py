@@ -55,7 +55,7 @@ class Symile(TorchSystem):
                 "image_encoder": "small", "image_size": 8,
             },
             "spoken-numbers": {
-                "dim": 128, "normalize": True, "log_scale": 3.5, "batch_size": 256, "steps": 600, "validate_every": 100,
+                "dim": 128, "normalize": True, "log_scale": 3.5, "batch_size": 256, "steps": 500, "validate_every": 100,
                 "lr": 2e-3,
                 "image_encoder": "small", "image_size": 8,
             },
