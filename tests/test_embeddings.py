@@ -118,7 +118,6 @@ def test_other_forms():
 
 
 def test_faiss_agrees():
-    pytest.importorskip("faiss")
     embeddings = made(40, 8)
     found, rows = embeddings.to_faiss().search(
         embeddings.vectors / np.linalg.norm(embeddings.vectors, axis=1)[:, None], 5

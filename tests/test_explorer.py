@@ -22,12 +22,10 @@ from repertory.cli import main
 from repertory.embeddings import Embeddings
 from repertory.errors import UserError
 from repertory.reporting.explorer import Exploration, gather
-from repertory.reporting.explorer.exploration import with_scores
-from repertory.reporting.projection import Projection
-
-pytest.importorskip("dash")
 from repertory.reporting.explorer.app import CONFIG, build
+from repertory.reporting.explorer.exploration import with_scores
 from repertory.reporting.explorer.server import bind, is_loopback
+from repertory.reporting.projection import Projection
 
 DATA = "spoken-numbers?triples=1200"
 
@@ -353,7 +351,8 @@ def address(run):
 
 @pytest.fixture
 def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
+    from selenium import webdriver
+
     if not shutil.which("chromium") or not shutil.which("chromedriver"):
         pytest.skip("needs chromium and chromedriver")
     options = webdriver.ChromeOptions()

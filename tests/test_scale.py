@@ -203,7 +203,8 @@ def announced(tmp_path, monkeypatch):
 
 
 def test_ray(run, tmp_path, small_shards, announced, monkeypatch):
-    ray = pytest.importorskip("ray")
+    import ray
+
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
@@ -241,7 +242,6 @@ def clusters(n, fingerprint="r", width=16, seed=1):
 
 @pytest.fixture(scope="module")
 def lance(tmp_path_factory):
-    pytest.importorskip("lancedb")
     folder, vectors = tmp_path_factory.mktemp("lance"), clusters(12_000)
     for i in range(3):
         vectors.take(np.arange(4000 * i, 4000 * (i + 1))).write(folder / f"part-{i:05d}.parquet")
@@ -323,7 +323,6 @@ def curve(path):
 
 
 def logged(tmp_path, name):
-    pytest.importorskip(name)
     Toy(Toy.Config(steps=8)).fit(images(30), run=tmp_path / "run", log=name)
     return curve(tmp_path / "run")
 

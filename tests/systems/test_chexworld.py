@@ -733,10 +733,8 @@ def test_inverted_dicom_has_dark_air(tmp_path):
 
 
 SAMPLE = SAMPLES["simulated-radiographs"]
-here = pytest.mark.skipif(not SAMPLE.there, reason="repertory samples get simulated-radiographs")
 
 
-@here
 def test_readers_understand_the_real_label_tables(tmp_path):
     """The first rows of the tables themselves, with small images in their place."""
     tables = SAMPLE.packages[0].folder / "torchxrayvision" / "data"
@@ -777,7 +775,6 @@ def test_readers_understand_the_real_label_tables(tmp_path):
 # --- the sample and the system ---------------------------------------------------------------------------------------
 
 
-@here
 def test_the_sample_is_drawn_the_same_each_time_and_keeps_masks_apart(tmp_path, monkeypatch):
     splits = data.open("simulated-radiographs?images=60&side=32", "images")
     again = SAMPLE.load(images=60, side=32)
@@ -805,7 +802,6 @@ def run(tmp_path_factory):
     return tiny().fit(SOURCE, run=path), path
 
 
-@here
 def test_workers_change_nothing_and_bfloat16_works(run):
     with_workers = tiny(workers=1).fit(SOURCE)
     assert all(
@@ -815,7 +811,6 @@ def test_workers_change_nothing_and_bfloat16_works(run):
     assert all(p.isfinite().all() for p in half.model.parameters())
 
 
-@here
 def test_diagnosis_is_a_function_of_seed_and_image(run):
     system, _ = run
     items = system.splits.test
@@ -828,14 +823,12 @@ def test_diagnosis_is_a_function_of_seed_and_image(run):
     assert np.array_equal(found.extra, found.misplaced)
 
 
-@here
 def test_other_variants_train():
     options = {"ssl_type": "iwm_dual", "conditioning": "token", "target_last_k": 2, "rand_keep": True, "steps": 2}
     system = tiny(**options, aug_noise_p=1.0, loss="unigrad").fit(SOURCE)
     assert system.evaluate()["layout_ratio"].value > 0
 
 
-@here
 def test_a_run_is_fine_tuned_to_findings(run, tmp_path):
     with pytest.raises(UserError, match=r"not fine-tuned.*task=classification"):
         run[0].predict()
@@ -854,7 +847,6 @@ def test_a_run_is_fine_tuned_to_findings(run, tmp_path):
         again.diagnose(again.splits.test)
 
 
-@here
 def test_pretraining_flows_into_fine_tuning():
     system = tiny(task="classification", finetune_patch_size=None, finetune_steps=1, finetune_lr=1e-12, steps=3)
     system.fit(SOURCE)
@@ -864,7 +856,6 @@ def test_pretraining_flows_into_fine_tuning():
     assert len(images) == 1
 
 
-@here
 def test_classes_and_unknown_labels(tmp_path):
     hospital = tiny(task="classification", steps=0, finetune_steps=2).fit(f"{SOURCE}&label=hospital")
     assert hospital.answers == ["A", "B", "C", "D"]
@@ -882,7 +873,6 @@ def test_classes_and_unknown_labels(tmp_path):
         tiny(task="classification").fit(np.random.default_rng(0).integers(0, 256, (12, 32, 32), dtype=np.uint8))
 
 
-@here
 def test_unknown_findings_are_left_out():
     items = data.open(SOURCE, "images").all
     opacity = items.column("opacity").astype(float)
@@ -896,7 +886,6 @@ def test_unknown_findings_are_left_out():
         tiny(task="classification").fit(type(items)(items.ids, items.sources, uncertain, items.roles))
 
 
-@here
 def test_masks_are_learned_and_written(tmp_path):
     source = "simulated-radiographs?images=60&side=48&masks=lungs"
     system = tiny(task="segmentation", steps=0, finetune_steps=40).fit(source, run=tmp_path / "run")

@@ -26,7 +26,6 @@ from repertory.systems.meta_dt.data import PADDED_ACTION
 from repertory.systems.meta_dt.model import MetaDT, Prompt
 from repertory.systems.meta_dt.stages import Windows
 
-pytest.importorskip("gymnasium")
 torch.set_num_threads(1)
 CHECK = "point-robot?goals=12&episodes=4"
 QUICK = {"steps": 4, "warm_train": 2, "world_epochs": 1}
@@ -280,7 +279,8 @@ def test_files_of_transitions(tmp_path):
 
 
 def test_minari_in_and_out(tmp_path):
-    minari = pytest.importorskip("minari")
+    import minari
+
     items = data.open(CHECK).all.take(np.arange(12))
     items.to_minari(tmp_path)
     read = data.open(f"trajectories:{tmp_path}").all
@@ -366,7 +366,6 @@ def test_environments():
 
 
 def test_mujoco_tasks():
-    pytest.importorskip("mujoco")
     from repertory.systems.meta_dt import environment
 
     action = 0.3 * np.ones(6)
