@@ -13,8 +13,8 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 from repertory.contract import Length, System
 from repertory.data import Splits
 from repertory.errors import ConfigError, DataError, nearest
-from repertory.runs import Clock, Run, reseed
+from repertory.runs import Clock, Run, reseed, seeded
 
 OURS = ("max_epochs", "max_steps", "logger", "callbacks", "enable_checkpointing", "num_sanity_val_steps",
         "use_distributed_sampler", "default_root_dir", "val_check_interval", "check_val_every_n_epoch",
@@ -94,6 +94,23 @@ class Shuffled(Batches):
         return self.collate(np.take(self._order, np.arange(start, start + self._size), mode="wrap"))
 
 
+class Fixed(Sequence[Any]):
+    """The same random batches each time, for validation: batch ``i`` is built when asked for, from (key, i) alone."""
+
+    def __init__(self, n: int, batch_size: int, collate: Callable[[np.ndarray], Any], *key: Any) -> None:
+        self.n, self.batch_size, self.collate, self.key = n, batch_size, collate, key
+
+    def __len__(self) -> int:
+        return -(-self.n // self.batch_size)
+
+    def __getitem__(self, index: Any) -> Any:
+        start = index * self.batch_size
+        if not 0 <= start < self.n:
+            raise IndexError(index)
+        with seeded(*self.key, index):
+            return self.collate(np.arange(start, min(start + self.batch_size, self.n)))
+
+
 @dataclass
 class Stage:
     """One training: a module on batches, for a number of steps.
@@ -110,6 +127,7 @@ class Stage:
         keep_best: name of a logged value; the weights with its best value are kept.
         best_is: whether less or more of it is better.
         patience: stop after so many validations without a better value.
+        begin: called when the stage begins, not when it is resumed: takes over what an earlier stage has learned.
     """
 
     name: str
@@ -117,11 +135,12 @@ class Stage:
     batches: Batches
     epochs: float | None = None
     steps: int | None = None
-    validation: list[Any] = field(default_factory=list)
+    validation: Sequence[Any] = ()
     validate_every: int | None = None
     keep_best: str | None = None
     best_is: Literal["min", "max"] = "min"
     patience: int | None = None
+    begin: Callable[[], None] | None = None
 
     def length(self, asked: Length) -> int:
         """Batches in all, as asked for or else as configured."""
@@ -141,6 +160,41 @@ class StageModule(L.LightningModule):
     """Optimiser steps of the stage, for schedules."""
     step: int = 0
     """Number of the batch, from 0, counted through a resume."""
+
+
+class Scheduled(StageModule):
+    """Learning rates by the number of the optimiser step (times a group's ``lr_scale``); gradients clipped to a norm.
+
+    ``configure_optimizers`` sets ``rates``, a value per step; ``clip`` 0 does not clip.
+    """
+
+    clip: float = 0.0
+    rates: torch.Tensor
+
+    @property
+    def update(self) -> int:
+        """Number of the optimiser step, from 0."""
+        return self.step // int(self.trainer.accumulate_grad_batches)
+
+    @property
+    def fused(self) -> bool:
+        """Whether AdamW may be fused: a fused step unscales float16 gradients itself, too late for clipping."""
+        return self.trainer.precision != "16-mixed"
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """The norm that the trainer was given, or else the configuration's."""
+        if gradient_clip_val is not None and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+        elif norm := self.clip if gradient_clip_val is None else gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], norm)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        rate = float(self.rates[min(self.update, len(self.rates) - 1)])
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
 class TorchSystem(System):
@@ -172,6 +226,8 @@ class TorchSystem(System):
                 continue  # its result is part of the state of the later stage, which holds the whole model
             steps = stage.length(length)
             place = (start, state) if index == first else (0, None)
+            if place[1] is None and stage.begin is not None:
+                stage.begin()
             if place[1] is None and index > 0 and run.path is not None:
                 run.save_state(stage.name, 0, {"model": self.model.state_dict(), "module": None})
             _train(stage, self.model, steps, run, place, trainer)
@@ -277,7 +333,7 @@ class _Numbered(Dataset[Any]):
 
 
 class _Listed(Dataset[Any]):
-    def __init__(self, batches: list[Any]) -> None:
+    def __init__(self, batches: Sequence[Any]) -> None:
         self.batches = batches
 
     def __len__(self) -> int:

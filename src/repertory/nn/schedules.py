@@ -28,7 +28,9 @@ def cosine_schedule(base: float, final: float, steps: int, warmup: int = 0, star
 def layer_decay_groups(model: nn.Module, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups in which layer ``l`` of ``L`` learns at ``lr * layer_decay^(L - l)`` (Bao et al. 2022, BEiT).
 
-    The layers are those of ``model.group_matcher()``; biases and 1-D weights have no weight decay.
+    The layers are those of ``model.group_matcher()``; biases, 1-D weights and what ``model.no_weight_decay()`` names
+    have no weight decay.
     """
-    groups = param_groups_layer_decay(model, weight_decay=weight_decay, layer_decay=layer_decay)
+    named = getattr(model, "no_weight_decay", set)()
+    groups = param_groups_layer_decay(model, weight_decay, no_weight_decay_list=named, layer_decay=layer_decay)
     return [{**group, "lr": lr * group["lr_scale"]} for group in groups]

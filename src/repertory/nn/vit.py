@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, Self, cast, overload
 
+import timm.models
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -191,3 +192,50 @@ def resize_state(state: Mapping[str, Tensor], patch_size: int, image_size: int) 
             table, (new, new), (old, old), num_prefix_tokens=0, antialias=False
         )
     return resized
+
+
+def classifier(
+    classes: int,
+    image_size: int = 224,
+    patch_size: int = 16,
+    in_channels: int = 3,
+    width: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    mlp_ratio: float = 4.0,
+    drop_path: float = 0.0,
+) -> timm.models.VisionTransformer:
+    """timm's ViT as masked autoencoders are fine-tuned: learned positions, the mean of patch tokens, ``fc_norm``, head.
+
+    The last layer starts with standard deviation 2e-5.
+    """
+    norm = cast(type[nn.Module], partial(nn.LayerNorm, eps=1e-6))
+    made = timm.models.VisionTransformer(
+        image_size, patch_size, in_channels, classes, global_pool="avg", embed_dim=width, depth=depth, num_heads=heads,
+        mlp_ratio=mlp_ratio, drop_path_rate=drop_path, norm_layer=norm,
+    )  # fmt: skip
+    nn.init.trunc_normal_(made.head.weight, std=2e-5)
+    return made
+
+
+def load_encoder(model: timm.models.VisionTransformer, state: Mapping[str, Tensor]) -> None:
+    """Weights of a pre-trained encoder with timm's names into a fine-tuned one; head and its norm stay as they are.
+
+    The table of positions is resized bicubically, its first entry (the class token's) kept.
+
+    Raises:
+        DataError: weights of the encoder are missing, or have another shape.
+    """
+    grid = model.patch_embed.grid_size
+    table = state.get("pos_embed")
+    side = 0 if table is None else math.isqrt(table.shape[1] - 1)
+    taken = {name: value for name, value in state.items() if name in model.state_dict()}
+    if table is not None and (side, side) != tuple(grid):
+        taken["pos_embed"] = resample_abs_pos_embed(table, list(grid), [side, side], antialias=False)
+    try:
+        missing = model.load_state_dict(taken, strict=False).missing_keys
+    except RuntimeError as error:
+        raise DataError(f"the encoder does not fit: {str(error).splitlines()[-1].strip()}") from None
+    lacking = [name for name in missing if not name.startswith(("head.", "fc_norm.", "norm."))]
+    if lacking:
+        raise DataError(f"the checkpoint lacks {', '.join(lacking[:5])}{' ...' if len(lacking) > 5 else ''}")

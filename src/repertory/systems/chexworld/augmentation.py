@@ -13,10 +13,8 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
+from repertory.data.transforms.images import IMAGENET_MEAN, IMAGENET_STD
 from repertory.errors import DataError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Range = tuple[float, float]
 

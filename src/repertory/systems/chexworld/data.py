@@ -20,7 +20,6 @@ from repertory.data import Reader
 from repertory.data.images import PATH_COLUMNS, Images, decode, images_from_table
 from repertory.data.tables import read_table
 from repertory.errors import DataError
-from repertory.runs import seeded
 from repertory.systems.chexworld.augmentation import DualTransform
 from repertory.systems.chexworld.masks import MultiBlockMasks
 
@@ -46,23 +45,6 @@ class Crops:
             "images": images, "augmented": augmented, "policy": policy, "rel": rel, "context_indices": masks.context,
             "target_indices": masks.target, "shuffle": torch.randperm(len(views)),
         }  # fmt: skip
-
-
-class Fixed(Sequence[Any]):
-    """The same random batches each time: batch ``i`` is built when it is asked for, from (key, i) alone."""
-
-    def __init__(self, n: int, size: int, collate: Callable[[np.ndarray], Any], *key: Any) -> None:
-        self.n, self.size, self.collate, self.key = n, size, collate, key
-
-    def __len__(self) -> int:
-        return -(-self.n // self.size)
-
-    def __getitem__(self, index: Any) -> Any:
-        start = index * self.size
-        if not 0 <= start < self.n:
-            raise IndexError(index)
-        with seeded(*self.key, index):
-            return self.collate(np.arange(start, min(start + self.size, self.n)))
 
 
 def centred(image: Image.Image, size: int) -> Image.Image:

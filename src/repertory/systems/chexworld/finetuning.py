@@ -11,10 +11,9 @@ from torch import Tensor
 
 from repertory.evaluation import auroc
 from repertory.nn.schedules import cosine_schedule, layer_decay_groups
-from repertory.nn.vit import VisionTransformer, resize_state
 from repertory.systems.chexworld.model import Classifier
-from repertory.systems.chexworld.pretraining import Scheduled
 from repertory.systems.chexworld.segmentation import UNetAdapter
+from repertory.training import Scheduled
 
 Answer = Literal["findings", "classes", "mask"]
 
@@ -69,29 +68,15 @@ def indicators(truth: np.ndarray, classes: int) -> np.ndarray:
 
 
 class FineTuning(Scheduled):
-    """All layers are trained, each at its own rate; ``start`` is copied into the encoder when the stage begins.
+    """All layers are trained, each at its own rate.
 
     Validation logs ``val/loss`` and ``val/auroc`` (mean over the findings for which it is defined) or ``val/dice``.
     """
 
-    begun: Tensor
-
-    def __init__(
-        self, model: Classifier | UNetAdapter, recipe: Recipe, answer: Answer, start: VisionTransformer | None = None
-    ) -> None:
+    def __init__(self, model: Classifier | UNetAdapter, recipe: Recipe, answer: Answer) -> None:
         super().__init__()
         self.model, self.recipe, self.answer = model, recipe, answer
-        self.register_buffer("begun", torch.zeros((), dtype=torch.bool))
-        self._start = [start]  # in a list: not a part of this module
         self._seen: list[tuple[Tensor, ...]] = []
-
-    def on_train_start(self) -> None:
-        """Takes the pre-trained weights, unless the stage is resumed."""
-        encoder, (start,) = self.model.feature_model, self._start
-        if start is not None and not self.begun:
-            side = encoder.grid[0] * encoder.patch_size
-            encoder.load_state_dict(resize_state(start.state_dict(), encoder.patch_size, side))
-        self.begun.fill_(True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         r = self.recipe

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repertory.nn.schedules import cosine_schedule
 from repertory.runs import seeded
 from repertory.systems.chexworld.data import Crops
 from repertory.systems.chexworld.model import WorldModel
 from repertory.systems.chexworld.objective import Distance, world_model_loss
-from repertory.training import StageModule
+from repertory.training import Scheduled
 
 
 class Recipe(Protocol):
@@ -32,38 +32,6 @@ class Recipe(Protocol):
     ema: float
     ema_end: float
     ipe_scale: float
-
-
-class Scheduled(StageModule):
-    """Learning rates by the number of the optimiser step; gradients clipped to a norm (0: not)."""
-
-    clip: float = 0.0
-    rates: Tensor
-
-    @property
-    def update(self) -> int:
-        """Number of the optimiser step, from 0."""
-        return self.step // int(self.trainer.accumulate_grad_batches)
-
-    @property
-    def fused(self) -> bool:
-        """Whether AdamW may be fused: a fused step unscales float16 gradients itself, too late for clipping."""
-        return self.trainer.precision != "16-mixed"
-
-    def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
-    ) -> None:
-        """The norm that the trainer was given, or else the configuration's."""
-        if gradient_clip_val is not None and gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-        elif norm := self.clip if gradient_clip_val is None else gradient_clip_val:
-            nn.utils.clip_grad_norm_([p for p in self.parameters() if p.requires_grad], norm)
-
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        rate = float(self.rates[min(self.update, len(self.rates) - 1)])
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
 
 class Pretraining(Scheduled):

@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from repertory.contract import Length
 from repertory.data import Splits
 from repertory.data.images import Images
+from repertory.data.transforms.images import IMAGENET_MEAN, IMAGENET_STD
 from repertory.embeddings import Embeddings
 from repertory.encoders import Convention, Encoder, prefixes, read_checkpoint
 from repertory.errors import ConfigError, DataError, UserError
 from repertory.evaluation import Metric, Metrics, auroc, average_precision, describe, linear_probe, resampled_interval
 from repertory.nn.vit import VisionTransformer, resize_state
 from repertory.systems.chexworld import figures
-from repertory.systems.chexworld.augmentation import IMAGENET_MEAN, IMAGENET_STD
 from repertory.systems.chexworld.config import Config
-from repertory.systems.chexworld.data import READERS, Crops, Examples, Fixed, findings, is_finding, read_mask
+from repertory.systems.chexworld.data import READERS, Crops, Examples, findings, is_finding, read_mask
 from repertory.systems.chexworld.finetuning import Answer, FineTuning, dice, indicators, probabilities
 from repertory.systems.chexworld.model import Classifier, Predictor, WorldModel
 from repertory.systems.chexworld.pretraining import Diagnosis, Pretraining, diagnose
 from repertory.systems.chexworld.segmentation import UNetAdapter
-from repertory.training import Shuffled, Stage, TorchSystem, batches_of
+from repertory.training import Fixed, Shuffled, Stage, TorchSystem, batches_of
 
 
 class CheXWorld(TorchSystem):
@@ -157,29 +157,33 @@ class CheXWorld(TorchSystem):
                     Shuffled(len(splits.train), c.batch_size, crops[0]),
                     epochs=c.epochs,
                     steps=c.steps,
-                    validation=Fixed(min(len(splits.val), 4 * c.batch_size), c.batch_size, crops[1], "validation"),  # type: ignore[arg-type]
+                    validation=Fixed(min(len(splits.val), 4 * c.batch_size), c.batch_size, crops[1], "validation"),
                 )
             )
         if c.task != "none":
             train, val = self._examples(splits.train, augment=True), self._examples(splits.val)
-            start = self.model["world"].target_encoder if c.pretrains else None
             size = c.finetune_batch_size
             best = "val/dice" if self.answer == "mask" else "val/auroc"
             judged = self.answer == "mask" or _both_sides(val.labels, len(self.answers))
             stages.append(
                 Stage(
                     "finetune",
-                    FineTuning(self.model["tuned"], c, self.answer, start),
+                    FineTuning(self.model["tuned"], c, self.answer),
                     Shuffled(len(splits.train), size, train),
                     epochs=c.finetune_epochs,
                     steps=c.finetune_steps,
-                    validation=Fixed(len(splits.val), size, val, "validation"),  # type: ignore[arg-type]
+                    validation=Fixed(len(splits.val), size, val, "validation"),
                     keep_best=best if judged else "val/loss",
                     best_is="max" if judged else "min",
                     patience=c.patience,
+                    begin=self._take_pretrained if c.pretrains else None,
                 )
             )
         return stages
+
+    def _take_pretrained(self) -> None:
+        start, vit = self.model["world"].target_encoder, self.model["tuned"].feature_model
+        vit.load_state_dict(resize_state(start.state_dict(), vit.patch_size, vit.grid[0] * vit.patch_size))
 
     def _examples(self, items: Images, augment: bool = False, truth: bool = True) -> Examples:
         c, mask = self.config, self.answer == "mask"
