@@ -592,7 +592,7 @@ def test_music_folder_with_a_broken_file(tmp_path):
 def blank(n, **columns):
     """Items that are not read: only how they are divided matters."""
     items = Images([f"{i:04d}" for i in range(n)], [None] * n, columns)
-    items.digests = np.array(["00" * 16] * n, dtype=object)
+    items.digests = np.zeros((n, 16), np.uint8)
     return items
 
 

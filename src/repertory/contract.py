@@ -151,7 +151,7 @@ class System(abc.ABC):
         if validation is not None:
             splits = copy.copy(splits)  # they may be the caller's
             splits.val = self._open(validation).all
-            refuse_overlap(splits.val.units, set(splits.train.units.contents), "validation")
+            refuse_overlap(splits.val.units, splits.train.units.contents, "validation")
         record = {
             "format": runs.FORMAT,
             "slug": self.card.slug,
@@ -176,11 +176,7 @@ class System(abc.ABC):
         runs.reseed(seed, "learn")
         self.assets = {
             **self._learn(splits),
-            "trained_on": np.array(
-                [bytes.fromhex(d) for d in np.concatenate([splits.train.units.contents, splits.val.units.contents])]
-            )
-            .view(np.uint8)
-            .reshape(-1, 16),
+            "trained_on": np.concatenate([splits.train.units.contents, splits.val.units.contents]),
         }
         self.__dict__.pop("fingerprint", None)
         runs.reseed(seed, "build")
@@ -269,7 +265,7 @@ class System(abc.ABC):
                 splits = Splits(
                     splits.all, splits.source, "none", splits.rejected, np.full(len(splits.all.units), "test", object)
                 )
-            refuse_overlap(splits.test.units, self._trained_on(), "evaluation")
+            refuse_overlap(splits.test.units, self.trained_on, "evaluation")
         with seeded(self.record.get("seed", 0), "evaluate"), torch.inference_mode():
             self.model.eval()
             return self._evaluate(splits)
@@ -377,8 +373,11 @@ class System(abc.ABC):
             self.splits = splits
         return self.splits
 
-    def _trained_on(self) -> set[str]:
-        return {bytes(row).hex() for row in self.assets.get("trained_on", np.empty((0, 16), np.uint8))}
+    @property
+    def trained_on(self) -> np.ndarray:
+        """Digests ``[N, 16]`` uint8 of what the run was trained and selected on."""
+        made: np.ndarray = self.assets.get("trained_on", np.empty((0, 16), np.uint8))
+        return made
 
     def _needs_fit(self) -> None:
         if self.model is None:
@@ -482,9 +481,10 @@ class System(abc.ABC):
         raise UserError(f"{self.card.slug} has no encoder that other systems can start from")
 
 
-def refuse_overlap(items: Items, trained: set[str], purpose: str) -> None:
-    """Refuses items whose content is among the digests ``trained``."""
-    seen = [str(i) for i, d in zip(items.ids, items.contents, strict=True) if d in trained]
+def refuse_overlap(items: Items, trained: np.ndarray, purpose: str) -> None:
+    """Refuses items whose content is among the digests ``trained`` ``[N, 16]``."""
+    known = {content.tobytes() for content in trained}
+    seen = [str(i) for i, content in zip(items.ids, items.contents, strict=True) if content.tobytes() in known]
     if seen:
         raise DataError(
             f"{len(seen)} of {len(items)} items for {purpose} were trained on (first: {seen[0]}): give other data"

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from repertory.data.items import TEXT
+from repertory.data.items import texts
 from repertory.errors import DataError, MissingExtraError, UserError, first_line, nearest
 from repertory.runs import write_atomic
 
@@ -276,19 +276,17 @@ class Shards:
     def ids(self, name: str) -> Iterator[np.ndarray]:
         """The values of a key column, as texts, of each shard that is there."""
         for index in range(len(self.rows)):
-            yield np.array(pq.read_table(self._part(index), columns=[name])[name].to_pylist(), dtype=TEXT)
+            yield texts(pq.read_table(self._part(index), columns=[name])[name].to_pylist())
 
     def hold(self, name: str, ids: np.ndarray) -> np.ndarray:
         """[len(ids)] bool: which ids are among the values of a key column in the shards that are there."""
-        there = np.empty(sum(self.rows), TEXT)  # no set: sixteen bytes for each, not a hundred and more
-        start = 0
-        for part in self.ids(name):
-            there[start : start + len(part)] = part
-            start += len(part)
-        there.sort()
         held = np.zeros(len(ids), dtype=bool)
-        for start in range(0, len(ids) if len(there) else 0, BLOCK):
-            asked = np.asarray(ids[start : start + BLOCK], dtype=TEXT)
+        if not sum(self.rows):
+            return held
+        there = np.concatenate(list(self.ids(name)))  # no set: a few bytes for each, not a hundred and more
+        there.sort()
+        for start in range(0, len(ids), BLOCK):
+            asked = ids[start : start + BLOCK]
             held[start : start + BLOCK] = there[np.searchsorted(there, asked).clip(max=len(there) - 1)] == asked
         return held
 

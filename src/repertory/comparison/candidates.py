@@ -148,9 +148,8 @@ class Loaded(Candidate):
         self.system = self.fitted or catalog.load(self.name.removeprefix("run:"))
 
     def refuse_overlap(self, test: Items) -> None:
-        trained = {bytes(row).hex() for row in self.system.assets.get("trained_on", ())}
         try:
-            refuse_overlap(test, trained, "comparison")
+            refuse_overlap(test, self.system.trained_on, "comparison")
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from None
 

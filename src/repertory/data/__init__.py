@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from repertory.data.items import ROLES, TEXT, Items, Preview, Reader, digest, finite
+from repertory.data.items import ROLES, Items, Preview, Reader, digest, finite, packed
 from repertory.data.source import Source, as_text
 from repertory.data.splits import NAMES, Rejected, Splits
 from repertory.errors import DataError, nearest
@@ -171,7 +171,7 @@ def _checked(items: Items, parsed: Source) -> tuple[Items, list[Rejected]]:
                 raise DataError(f"{parsed.name}: {units.ids[index]}: {error}") from None
             return None, str(error)
 
-    digests, good = np.empty(len(units), dtype=TEXT), np.ones(len(units), dtype=bool)
+    digests, good = np.empty((len(units), 16), np.uint8), np.ones(len(units), dtype=bool)
     rejected = []
     size = min(CHUNK, -(-len(units) // 64))
     parts = [range(start, min(start + size, len(units))) for start in range(0, len(units), size)]
@@ -182,7 +182,7 @@ def _checked(items: Items, parsed: Source) -> tuple[Items, list[Rejected]]:
                     good[index] = False
                     rejected.append(Rejected(str(units.ids[index]), reason))
                 else:
-                    digests[index] = value
+                    digests[index] = packed([value])[0]
     if len(rejected) > max_bad * len(units):
         raise DataError(
             f"{parsed.name}: {len(rejected)} of {len(units)} items are unusable (first: {rejected[0].id}: "

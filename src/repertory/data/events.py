@@ -168,7 +168,7 @@ class Events(Items):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the nodes asked for and the events among them, whatever the order."""
-        lines = sorted(self.ids) + sorted(self.units.contents)
+        lines = sorted(self.ids) + sorted(content.tobytes().hex() for content in self.units.contents)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def check(self, index: int) -> str:

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,8 +18,10 @@ import pyarrow as pa
 from repertory.errors import DataError, first_line, nearest
 
 ROLES = ("label", "group", "time", "sensitive")
-TEXT = np.dtype(object)
-"""Of ids and digests: Python texts (NumPy's StringDType is leaner, but sorting it crashes in NumPy 2.4)."""
+NARROW = 16
+"""Characters up to which texts are kept at a fixed width: beyond, Python's own take less memory."""
+BLOCK = 1 << 18
+"""Texts that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Items(abc.ABC):
         columns: pa.Table | Mapping[str, Any] | None = None,
         roles: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
-        self.ids = np.fromiter(map(str, ids), dtype=TEXT)
+        self.ids = texts(ids)
         self.columns = columns if isinstance(columns, pa.Table) else _table(columns or {})
         if self.columns.num_columns and len(self.columns) != len(self.ids):
             raise DataError(f"{len(self.ids)} items but {len(self.columns)} rows of columns")
@@ -111,9 +114,9 @@ class Items(abc.ABC):
 
     @property
     def contents(self) -> np.ndarray:
-        """A digest of each item's content; reads every item once."""
+        """Digests ``[N, 16]`` uint8 of the items' content; reads every item once."""
         if self.digests is None:
-            self.digests = np.fromiter(map(self.check, range(len(self))), dtype=TEXT)
+            self.digests = packed(map(self.check, range(len(self))))
         return self.digests
 
     @cached_property
@@ -121,7 +124,7 @@ class Items(abc.ABC):
         """SHA-256 over ids and contents: equal for equal data, wherever it lies."""
         rows = zip(self.ids, self.contents, strict=True)
         # a sum does not depend on the order of rows, and holds none of them
-        total = sum(int.from_bytes(hashlib.sha256(f"{i}\t{d}".encode()).digest()) for i, d in rows)
+        total = sum(int.from_bytes(hashlib.sha256(f"{i}\t{d.tobytes().hex()}".encode()).digest()) for i, d in rows)
         return f"{total % 2**256:064x}"
 
     @abc.abstractmethod
@@ -133,10 +136,10 @@ class Items(abc.ABC):
         """Several sets of items as one; an id that occurs twice gets its part's name in front."""
         ids = np.concatenate([part.ids for part in parts])
         if len(set(ids)) < len(ids):
-            ids = np.concatenate([[f"{name}/{i}" for i in part.ids] for name, part in zip(names, parts, strict=True)])
+            ids = texts(f"{name}/{i}" for name, part in zip(names, parts, strict=True) for i in part.ids)
         joined = copy.copy(parts[0])
         joined.__dict__.pop("fingerprint", None)
-        joined.ids = ids.astype(TEXT)
+        joined.ids = ids
         tables = [part.columns if part.columns.num_columns else _no_columns(len(part)) for part in parts]
         try:
             joined.columns = pa.concat_tables(tables, promote_options="permissive")
@@ -194,6 +197,21 @@ class Items(abc.ABC):
             return np.stack([self.column(name).astype(np.float64) for name in names], axis=1)
         except (ValueError, TypeError):
             raise DataError(f"{', '.join(names)}: several {role} columns must hold numbers") from None
+
+
+def texts(values: Iterable[Any]) -> np.ndarray:
+    """``[N]`` texts: of a fixed width where all are short (a third of the memory), else Python's."""
+    given, blocks = iter(values), []
+    while block := list(islice(given, BLOCK)):
+        made = [str(value) for value in block]
+        short = max(map(len, made)) <= NARROW and not any(text.endswith("\0") for text in made)
+        blocks.append(np.array(made, dtype=None if short else object))
+    return np.concatenate(blocks) if blocks else np.empty(0, dtype=object)
+
+
+def packed(digests: Iterable[str]) -> np.ndarray:
+    """Digests as ``[N, 16]`` uint8."""
+    return np.frombuffer(b"".join(map(bytes.fromhex, digests)), np.uint8).reshape(-1, 16)
 
 
 def _table(columns: Mapping[str, Any]) -> pa.Table:
