@@ -1,6 +1,8 @@
 """Several devices, workers, indices, loggers, and a kill in the middle of a shard; each with the real engine."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,34 +43,37 @@ def run(tmp_path_factory):
 
 JOINT = """
 import sys, torch, torch.distributed as dist
-from repertory.systems.symile import SymileLoss
+from repertory.systems.symile import PairwiseCLIPLoss, SymileLoss
 from torch.nn.parallel import DistributedDataParallel
 
 torch.set_num_threads(1)
 rank, port = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
 results = {}
-for sampling in ("n", "n_squared"):
+for name, make in {
+    "n": lambda **o: SymileLoss("n", **o), "n_squared": lambda **o: SymileLoss("n_squared", **o),
+    "pairwise": lambda **o: PairwiseCLIPLoss(**o),
+}.items():
     torch.manual_seed(0)
     x, model = torch.randn(3, 12, 7), torch.nn.Linear(7, 5)
-    loss = SymileLoss(sampling, gather=True)
+    loss = make(gather=True)
     alone = torch.nn.Linear(7, 5)
     alone.load_state_dict(model.state_dict())
     torch.manual_seed(1)
-    expected = SymileLoss(sampling)(list(alone(x)), 0.7)
+    expected = make()(list(alone(x)), 0.7)
     expected.backward()
     wrapped = DistributedDataParallel(model)
     torch.manual_seed(1 + rank)  # the processes draw apart
     found = loss(list(wrapped(x[:, 6 * rank : 6 * rank + 6])), 0.7)
     found.backward()
     pairs = zip(model.parameters(), alone.parameters())
-    results[sampling] = [abs(found - expected), *((p.grad - q.grad).abs().max() for p, q in pairs)]
+    results[name] = [abs(found - expected), *((p.grad - q.grad).abs().max() for p, q in pairs)]
     loss.eval()
     mine = list(model(x[:, 6 * rank : 6 * rank + 6]))
     torch.manual_seed(2)
-    single = SymileLoss(sampling)(mine, 0.7)
+    single = make()(mine, 0.7)
     torch.manual_seed(2)
-    results[sampling].append(abs(loss(mine, 0.7) - single))
+    results[name].append(abs(loss(mine, 0.7) - single))
 worst = max(float(v) for values in results.values() for v in values)
 dist.barrier()
 dist.destroy_process_group()
@@ -216,6 +221,13 @@ def test_ray(run, tmp_path, small_shards, announced, monkeypatch):
         same(tmp_path / "local", tmp_path / "ray")
         parts = sorted(path.name for path in (tmp_path / "local").iterdir())
         assert parts == sorted(path.name for path in (tmp_path / "ray").iterdir())
+        # as a kill leaves it: shards beyond the manifest
+        shutil.copytree(tmp_path / "local", tmp_path / "killed")
+        manifest = json.loads((tmp_path / "killed" / "manifest.json").read_text())
+        manifest["rows"] = manifest["rows"][:2]
+        (tmp_path / "killed" / "manifest.json").write_text(json.dumps(manifest))
+        assert system.embed_to(tmp_path / "killed", images(45, 1), resume=True, engine=engine) == 25
+        same(tmp_path / "local", tmp_path / "killed")
     finally:
         ray.shutdown()
 

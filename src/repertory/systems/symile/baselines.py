@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from repertory.objectives.gathering import gathered, several_processes
 from repertory.systems.symile.objective import check_logit_scale, check_loss, check_queries, check_representations
 
 
@@ -20,13 +21,22 @@ def infonce(x: Tensor, y: Tensor, logit_scale: Tensor | float) -> Tensor:
 
 
 class PairwiseCLIPLoss(nn.Module):
-    """Sum, not mean, of the symmetric InfoNCE over all pairs of modalities; called like ``SymileLoss``."""
+    """Sum, not mean, of the symmetric InfoNCE over all pairs of modalities; called like ``SymileLoss``.
+
+    ``gather=True`` takes, in training mode, the negatives from all processes, as there.
+    """
+
+    def __init__(self, gather: bool = False) -> None:
+        super().__init__()
+        self.gather = gather
 
     def forward(self, representations: Sequence[Tensor], logit_scale: Tensor | float) -> Tensor:
         check_representations(representations)
         check_logit_scale(logit_scale)
         with torch.autocast(representations[0].device.type, enabled=False):
             tensors = [r.float() if r.dtype in (torch.float16, torch.bfloat16) else r for r in representations]
+            if self.gather and self.training and several_processes():
+                tensors = gathered(tensors)
             loss = torch.stack([infonce(x, y, logit_scale) for x, y in combinations(tensors, 2)]).sum()
         return check_loss(loss, representations)
 

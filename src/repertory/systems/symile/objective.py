@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from repertory.errors import ConfigError, DataError, nearest
+from repertory.objectives.gathering import gathered, several_processes
 
 NegativeSampling = Literal["n", "n_squared"]
 MEMORY_LIMIT = 4 * 2**30  # bytes
@@ -136,11 +137,9 @@ class SymileLoss(nn.Module):
         # Half-precision logits have too few digits for a softmax over many negatives.
         with torch.autocast(representations[0].device.type, enabled=False):
             tensors = [r.float() if r.dtype in (torch.float16, torch.bfloat16) else r for r in representations]
-            joint = self.gather and self.training and dist.is_available() and dist.is_initialized()
+            joint = self.gather and self.training and several_processes()
             if joint:
-                from torch.distributed.nn.functional import all_gather  # not in every build of torch
-
-                tensors = [torch.cat(all_gather(r)) for r in tensors]
+                tensors = gathered(tensors)
             if joint and self.negative_sampling == "n" and permutations is None:
                 permutations = draw_permutations(len(tensors), len(tensors[0]), tensors[0].device)
                 dist.broadcast(permutations, 0)

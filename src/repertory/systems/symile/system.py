@@ -155,7 +155,7 @@ class Symile(TorchSystem):
 
     def _loss(self) -> nn.Module:
         if self.config.objective == "clip":
-            return PairwiseCLIPLoss()
+            return PairwiseCLIPLoss(gather=True)
         return SymileLoss(self.config.negative_sampling, gather=True)
 
     def _collate(self, items: Manifest) -> Any:
