@@ -21,8 +21,6 @@ from repertory.errors import DataError, MissingExtraError, UserError, first_line
 from repertory.runs import write_atomic
 
 VECTOR = "vector"
-BLOCK = 1_000_000
-"""Ids that are looked up at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,13 +279,13 @@ class Shards:
     def hold(self, name: str, ids: np.ndarray) -> np.ndarray:
         """[len(ids)] bool: which ids are among the values of a key column in the shards that are there."""
         held = np.zeros(len(ids), dtype=bool)
-        if not sum(self.rows):
+        if not len(ids):
             return held
-        there = np.concatenate(list(self.ids(name)))  # no set: a few bytes for each, not a hundred and more
-        there.sort()
-        for start in range(0, len(ids), BLOCK):
-            asked = ids[start : start + BLOCK]
-            held[start : start + BLOCK] = there[np.searchsorted(there, asked).clip(max=len(there) - 1)] == asked
+        order = np.argsort(ids)
+        in_order = ids[order]
+        for part in self.ids(name):
+            place = np.searchsorted(in_order, part).clip(max=len(ids) - 1)
+            held[order[place[in_order[place] == part]]] = True
         return held
 
     def _part(self, index: int) -> Path:
