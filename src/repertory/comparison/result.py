@@ -214,7 +214,7 @@ class Comparison:
         from plotly.offline import get_plotlyjs
 
         from repertory.figures import template
-        from repertory.reporting.page import POLICY, _json, _part, _plot, _script
+        from repertory.reporting.page import POLICY, embedded_json, embedded_script, page_part, plot
         from repertory.reporting.sources import sanitise
 
         clean = (lambda text: text) if show_paths else sanitise
@@ -235,7 +235,7 @@ class Comparison:
             "data fingerprint": self.fingerprint[:16], **self.versions,
         }  # fmt: skip
         listed = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items())
-        plot = _plot(self.figure(), content, clean)
+        drawn = plot(self.figure(), content, clean)
         style = (
             ".compared td,.compared thead th+th{text-align:right;white-space:nowrap;font-size:.875rem}"
             ".compared thead th+th{font-size:.8125rem}.compared th[scope]{overflow-wrap:anywhere}"
@@ -247,19 +247,20 @@ class Comparison:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-            f"<title>Comparison – {escape(self.label)}</title><style>{_part('page.css')}{style}</style></head>\n<body>"
+            f"<title>Comparison – {escape(self.label)}</title>"
+            f"<style>{page_part('page.css')}{style}</style></head>\n<body>"
             f'<header><h1>Which representation is best?</h1><p class="purpose">{escape(clean(self.finding))}</p>'
             f'</header>\n<main><section><h2>Result</h2><div class="wide"><table class="compared">'
             f"<thead><tr>{head}</tr></thead>"
             f'<tbody>{lines}</tbody></table></div><p class="note">{escape(self.method)}</p></section>'
-            f"<section><h2>Intervals</h2><figure>{plot}</figure><p class='note'>Left: the mean over the seeds with its "
-            "95 % interval, and each seed as a stroke. Right: the difference from the best; where its interval holds "
+            f"<section><h2>Intervals</h2><figure>{drawn}</figure><p class='note'>Left: the mean over the seeds with "
+            "its 95 % interval, and each seed as a stroke. Right: the difference from the best; where its interval holds "
             "0, the two cannot be told apart.</p></section>"
             f'<section><h2>What was run</h2><div class="groups"><div class="facts long"><dl>{listed}</dl></div></div>'
             "</section></main>\n"
             "<footer>Made by repertory. This page is complete in itself and works offline.</footer>\n"
-            f'<script type="application/json" id="data">{_json(content)}</script>\n'
-            f"<script>{_script(get_plotlyjs())}</script>\n<script>{_part('page.js')}</script></body></html>\n"
+            f'<script type="application/json" id="data">{embedded_json(content)}</script>\n'
+            f"<script>{embedded_script(get_plotlyjs())}</script>\n<script>{page_part('page.js')}</script></body></html>\n"
         )
 
     def write(self, path: str | Path) -> None:

@@ -154,13 +154,13 @@ class Report:
             f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-            f"<title>{text(self.title)} – report</title><style>{_part('page.css')}</style></head>\n<body>"
+            f"<title>{text(self.title)} – report</title><style>{page_part('page.css')}</style></head>\n<body>"
             f'<header><h1>{text(self.title)}</h1><p class="purpose">{text(self.purpose)}</p>'
             f'<nav aria-label="Sections">{links}</nav></header>\n<main>{body}'
             "<noscript><p>The plots of this page need JavaScript; the tables do not.</p></noscript></main>\n"
             "<footer>Made by repertory. This page is complete in itself and works offline.</footer>\n"
-            f'<script type="application/json" id="data">{_json(data)}</script>\n'
-            f"<script>{_script(get_plotlyjs())}</script>\n<script>{_part('page.js')}</script></body></html>\n"
+            f'<script type="application/json" id="data">{embedded_json(data)}</script>\n'
+            f"<script>{embedded_script(get_plotlyjs())}</script>\n<script>{page_part('page.js')}</script></body></html>\n"
         )
 
     def _facts(self, text: Callable[[Any], str]) -> str:
@@ -245,7 +245,7 @@ def _metrics(metrics: Metrics, text: Callable[[Any], str]) -> str:
 def _curves(curves: Iterable[tuple[str, int, str, float]], data: dict[str, Any], text: Callable[[Any], str]) -> str:
     figures = learning_curves(curves)
     plots = (
-        f"<figure><figcaption><h3>{text(name.replace('_', ' '))}</h3></figcaption>{_plot(figure, data, str)}</figure>"
+        f"<figure><figcaption><h3>{text(name.replace('_', ' '))}</h3></figcaption>{plot(figure, data, str)}</figure>"
         for name, figure in figures.items()
     )
     return f'<div class="curves">{"".join(plots)}</div>' if figures else ""
@@ -257,12 +257,12 @@ def _pictures(
     def one(picture: Picture) -> str:
         caption = f"<p>{text(picture.caption)}</p>" if picture.caption else ""
         heading = f"<figcaption><h3>{text(picture.title)}</h3>{caption}</figcaption>"
-        return f"<figure>{heading}{_plot(picture.figure, data, clean)}</figure>"
+        return f"<figure>{heading}{plot(picture.figure, data, clean)}</figure>"
 
     return "".join(map(one, pictures))
 
 
-def _plot(figure: go.Figure, data: dict[str, Any], clean: Callable[[str], str]) -> str:
+def plot(figure: go.Figure, data: dict[str, Any], clean: Callable[[str], str]) -> str:
     """Puts the figure among the data, in the page's own look and width, and returns its place."""
     plain = _cleaned(json.loads(plotly.io.to_json(figure, validate=False)), clean)
     layout = plain.setdefault("layout", {})
@@ -304,7 +304,7 @@ def _map(
     data["map"] = {
         "views": views,
         "ids": [clean(str(i)) for i in plane.ids],
-        "columns": {clean(str(name)): _column(values, clean) for name, values in plane.columns.items()},
+        "columns": {clean(str(name)): coloured_column(values, clean) for name, values in plane.columns.items()},
         "items": items,
     }
 
@@ -351,7 +351,7 @@ def _items(plane: EmbeddingMap, clean: Callable[[str], str]) -> tuple[list[dict[
     return cards, carried
 
 
-def _column(values: Sequence[Any], clean: Callable[[str], str]) -> dict[str, Any]:
+def coloured_column(values: Sequence[Any], clean: Callable[[str], str]) -> dict[str, Any]:
     """A column to colour by: numbers, or codes of its most frequent values (-1 missing, the last one "other")."""
     array = np.asarray(values)
     if array.dtype == object:
@@ -441,7 +441,7 @@ def _rounded(values: np.ndarray) -> list[float | None]:
     return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
-def _json(data: Any) -> str:
+def embedded_json(data: Any) -> str:
     """JSON that no HTML parser can leave: the characters that open tags, entities or comments are escaped."""
     plain = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False, default=list)
     escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -450,10 +450,12 @@ def _json(data: Any) -> str:
     return plain
 
 
-def _script(code: str) -> str:
+def embedded_script(code: str) -> str:
+    """JavaScript that cannot close its element."""
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 @cache
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """A style sheet or script of the pages, by file name."""
     return resources.files("repertory.reporting").joinpath(name).read_text(encoding="utf-8")

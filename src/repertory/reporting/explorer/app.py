@@ -14,7 +14,7 @@ from repertory.figures import template
 from repertory.reporting.explorer.exploration import Exploration
 from repertory.reporting.explorer.server import protect
 from repertory.reporting.items import thumbnail
-from repertory.reporting.page import _part
+from repertory.reporting.page import page_part
 
 NEIGHBOURS = 10
 PREDICTED = 50
@@ -41,7 +41,8 @@ PAGE = """<!doctype html>
 def build(exploration: Exploration, *, title: str, about: str = "", token: str | None = None) -> dash.Dash:
     """The Dash application over an exploration, which answers only to those who may ask (see ``server.protect``)."""
     app = dash.Dash(
-        __name__, title=f"{title} – explore", update_title="", index_string=PAGE.replace("PAGE_CSS", _part("page.css")),
+        __name__, title=f"{title} – explore", update_title="",
+        index_string=PAGE.replace("PAGE_CSS", page_part("page.css")),
         meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}], add_log_handler=False,
     )  # fmt: skip
     app.layout = _layout(exploration, title, about)

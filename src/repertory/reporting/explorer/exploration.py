@@ -23,7 +23,7 @@ from repertory.embeddings import Embeddings
 from repertory.errors import MissingExtraError, UserError, nearest
 from repertory.evaluation.checks import unit
 from repertory.reporting.items import encode, thumbnail
-from repertory.reporting.page import CATEGORIES, _column
+from repertory.reporting.page import CATEGORIES, coloured_column
 from repertory.reporting.projection import Projection, project
 
 MAPPED = 200_000
@@ -90,7 +90,7 @@ class Exploration:
 
     def colours(self, name: str) -> dict[str, Any]:
         """A column of the shown points, packed: ``numbers`` float32, or ``codes`` into ``names`` (-1 missing)."""
-        column = _column(self.embeddings.table[name].take(pa.array(self.projection.rows)).to_pylist(), str)
+        column = coloured_column(self.embeddings.table[name].take(pa.array(self.projection.rows)).to_pylist(), str)
         if "numbers" in column:
             return {"numbers": pack(np.array(column["numbers"], dtype=np.float32))}
         codes = pack(np.array(column["codes"], dtype=np.int8))
