@@ -253,9 +253,9 @@ class Comparison:
             f'</header>\n<main><section><h2>Result</h2><div class="wide"><table class="compared">'
             f"<thead><tr>{head}</tr></thead>"
             f'<tbody>{lines}</tbody></table></div><p class="note">{escape(self.method)}</p></section>'
-            f"<section><h2>Intervals</h2><figure>{drawn}</figure><p class='note'>Left: the mean over the seeds with "
-            "its 95 % interval, and each seed as a stroke. Right: the difference from the best; where its interval holds "
-            "0, the two cannot be told apart.</p></section>"
+            f"<section><h2>Intervals</h2><figure>{drawn}</figure>"
+            "<p class='note'>Left: the mean over the seeds with its 95 % interval, and each seed as a stroke. Right: "
+            "the difference from the best; where its interval holds 0, the two cannot be told apart.</p></section>"
             f'<section><h2>What was run</h2><div class="groups"><div class="facts long"><dl>{listed}</dl></div></div>'
             "</section></main>\n"
             "<footer>Made by repertory. This page is complete in itself and works offline.</footer>\n"
