@@ -19,21 +19,7 @@ from repertory.errors import ConfigError
 COMMANDS = [command.name for command in app.registered_commands]
 ROOT = Path(__file__).parents[1]
 TOY = "images:tests/toy/squares.npz"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def toy(tmp_path_factory):
-    """The system of another package, announced as such a package announces it."""
-    site = tmp_path_factory.mktemp("site")
-    info = site / "toy-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[repertory.systems]\ntoy = tests.toy\n")
-    sys.path.insert(0, str(site))
-    catalog.entries.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    catalog.entries.cache_clear()
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Which representation is best: the rule, what can be compared, what is refused, what is written."""
 
 import json
-import sys
 from html import escape
 
 import numpy as np
@@ -25,20 +24,7 @@ from repertory.experiments import against_best, claim_on, run_claim
 torch.set_num_threads(1)
 N = 150
 ENCODER = "timm:test_resnet?pretrained=false"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def toy(tmp_path_factory):
-    site = tmp_path_factory.mktemp("site")
-    info = site / "toy-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[repertory.systems]\ntoy = tests.toy\n")
-    sys.path.insert(0, str(site))
-    catalog.entries.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    catalog.entries.cache_clear()
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from repertory import catalog, loggers
+from repertory import loggers
 from repertory.data import open as open_data
 from repertory.embeddings import Embeddings
 from repertory.engines import RayEngine, engine_of
@@ -193,21 +193,7 @@ def test_many_ids_are_looked_up_as_a_set_would(run, tmp_path, small_shards):
     assert sorted(Embeddings.read(tmp_path / "v").column("id")) == sorted(items.ids)
 
 
-@pytest.fixture
-def announced(tmp_path, monkeypatch):
-    """The toy in the catalog of this process and of those it starts."""
-    info = tmp_path / "site" / "toy-0.1.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[repertory.systems]\ntoy = tests.toy\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}:{ENVIRONMENT['PYTHONPATH']}")
-    catalog.entries.cache_clear()
-    yield
-    catalog.entries.cache_clear()
-
-
-def test_ray(run, tmp_path, small_shards, announced, monkeypatch):
+def test_ray(run, tmp_path, small_shards, toy, monkeypatch):
     import ray
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

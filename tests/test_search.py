@@ -1,7 +1,6 @@
 """Search: every inductive system has it, over the vectors of its own run alone."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -14,20 +13,7 @@ from repertory.embeddings import Embeddings
 from repertory.errors import ConfigError, DataError, UserError
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def toy(tmp_path_factory):
-    site = tmp_path_factory.mktemp("site")
-    info = site / "toy-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 0.1\n")
-    (info / "entry_points.txt").write_text("[repertory.systems]\ntoy = tests.toy\n")
-    sys.path.insert(0, str(site))
-    catalog.entries.cache_clear()
-    yield
-    sys.path.remove(str(site))
-    catalog.entries.cache_clear()
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 @pytest.fixture(scope="module")
