@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.measure import megabytes, record, seconds
+from benchmarks.measure import compare
 from repertory.systems.meta_dt.data import PADDED_ACTION, Steps, encode_all
 from repertory.systems.meta_dt.model import MetaDecisionTransformer, Prompt, WorldModel
 
@@ -167,25 +167,18 @@ PARTS = {
 }
 SIZES = {
     "episodes": EPISODES, "steps": LENGTH, "context_horizon": HORIZON, "horizon": WINDOW, "prompt": PROMPT,
-    "batch": BATCH, "hidden": HIDDEN, "layers": LAYERS, "device": "cpu, 1 thread",
+    "batch": BATCH, "hidden": HIDDEN, "layers": LAYERS,
 }  # fmt: skip
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    stored = (
+        sum(buffer.nbytes for buffer in steps().buffers()),
+        sum(part.nbytes for part in windows_straightforward()()),
+    )
     for name, (ours, straightforward, repeats) in PARTS.items():
-        times = seconds({"ours": ours(), "straightforward": straightforward()}, repeats)
-        entry: dict[str, Any] = {
-            "seconds": {key: float(f"{value:.3g}") for key, value in times.items()},
-            "ratio": float(f"{times['straightforward'] / times['ours']:.3g}"),
-            "megabytes": {"ours": round(megabytes(ours), 1), "straightforward": round(megabytes(straightforward), 1)},
-            "sizes": SIZES,
-        }
-        if name == "windows":
-            kept = sum(part.nbytes for part in straightforward()())
-            flat = sum(buffer.nbytes for buffer in ours()()[0].buffers())
-            entry["stored_megabytes"] = {"ours": round(flat / 1e6, 2), "straightforward": round(kept / 1e6, 2)}
-        record("meta_dt", name, entry)
+        more = {"megabytes stored": " against ".join(f"{n / 1e6:.3g}" for n in stored)} if name == "windows" else {}
+        compare("meta_dt", name, ours, straightforward, SIZES | more, repeats)
 
 
 if __name__ == "__main__":

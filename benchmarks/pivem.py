@@ -10,7 +10,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from benchmarks.measure import megabytes, record, seconds
+from benchmarks.measure import compare
 from repertory.systems.pivem import Cells, PiecewiseVelocityModel, negative_log_likelihood
 
 EVENTS = 10_395
@@ -79,7 +79,7 @@ def step(form: str, bins: int, rank: int) -> Callable[[], None]:
     pairs = torch.randint(NODES, (2 * EVENTS, 2))
     pairs = pairs[pairs[:, 0] != pairs[:, 1]][:EVENTS]
     times = torch.rand(EVENTS)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=form == "ours")
     if form == "straightforward":
         loss = Straightforward(model, pairs, times).loss
     else:
@@ -98,32 +98,15 @@ def step(form: str, bins: int, rank: int) -> Callable[[], None]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    cases = ((20, 5), (100, 10))
-    # Memory before time: a new process takes over the peak of the one that starts it.
-    memory = {
-        (bins, rank, who): megabytes(partial(step, who, bins, rank))
-        for bins, rank in cases
-        for who in ("straightforward", "ours")
-    }
-    for bins, rank in cases:
-        forms = {who: step(who, bins, rank) for who in ("straightforward", "ours")}
-        theirs, ours = seconds(forms, repeats=3 if bins > 50 else 15).values()
-        theirs_mb, ours_mb = (memory[bins, rank, who] for who in forms)
-        entry = {
-            "nodes": NODES,
-            "bins": bins,
-            "rank": rank,
-            "events": EVENTS,
-            "threads": 1,
-            "straightforward_seconds": round(theirs, 4),
-            "seconds": round(ours, 4),
-            "speedup": round(theirs / ours, 2),
-            "straightforward_megabytes": round(theirs_mb, 1),
-            "megabytes": round(ours_mb, 1),
-            "memory_ratio": round(ours_mb / max(theirs_mb, 0.1), 3),
-        }
-        record("pivem", f"one step of all parameters, N {NODES}, B {bins}, k {rank}", entry)
+    for bins, rank in ((20, 5), (100, 10)):
+        compare(
+            "pivem",
+            f"one step of all parameters, N {NODES}, B {bins}, k {rank}",
+            partial(step, "ours", bins, rank),
+            partial(step, "straightforward", bins, rank),
+            {"nodes": NODES, "bins": bins, "rank": rank, "events": EVENTS},
+            repeats=3 if bins > 50 else 25,
+        )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,12 @@ def reseed(*key: Any) -> None:
     value = int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "little")
     random.seed(value)
     np.random.seed(value % 2**32)
-    torch.manual_seed(value)
+    # torch.manual_seed queues a call with its stack for each device that is not in use yet: a millisecond a step
+    torch.default_generator.manual_seed(value)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(value)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(value)
 
 
 def leads() -> bool:

@@ -397,9 +397,20 @@ def test_mujoco_tasks():
     assert system.act("repertory/HopperParams-v0", 2, task=2).num_rows > 4
 
 
+def test_unprompted_windows_leave_the_prompt_alone():
+    prompted, never = (
+        repertory.create("meta_dt", "tiny", **{**QUICK, "warm_train": 0, "weight_decay": 0.0, "unprompted": share})
+        .fit(CHECK).model.policy.prompt_embed_state.weight
+        for share in (0.0, 1.0)
+    )  # fmt: skip
+    untrained = repertory.create("meta_dt", "tiny", **{**QUICK, "warm_train": 9}).fit(CHECK).model.policy
+    assert torch.equal(never, untrained.prompt_embed_state.weight)
+    assert not torch.equal(prompted, never)
+
+
 def test_ablations_and_decoders():
     for settings in ({"context": False}, {"prompt": "none"}, {"prompt": "random"}, {"decoder": "state"},
-                     {"follow": "official"}):  # fmt: skip
+                     {"unprompted": 0.5}, {"follow": "official"}):  # fmt: skip
         system = repertory.create("meta_dt", "tiny", **{**QUICK, **settings}).fit(CHECK)
         metrics = system.evaluate()
         assert np.isfinite(metrics["few_shot_return"].value)

@@ -12,28 +12,29 @@ from repertory.data import Splits
 from repertory.data.trajectories import Trajectories
 from repertory.systems.meta_dt.system import MetaDTSystem
 
-SETTINGS = {"steps": 800, "warm_train": 150}
+WORLD = {"world_epochs": 4}
+POLICY = {"horizon": 20, "batch_size": 32, "lr": 3e-3, "steps": 450, "warm_train": 0}
 ABLATIONS: dict[str, dict[str, object]] = {
     "meta-dt": {}, "without context": {"context": False}, "without prompt": {"prompt": "none"},
 }  # fmt: skip
-EPISODES = 3
+EPISODES, RESETS = 3, 3
 
 
 @cache
 def _data(seed: int, elsewhere: float = 0.0) -> Splits[Trajectories]:
     """Goals and episodes of a seed; a tenth of the goals is unseen."""
-    return data.open(f"point-robot?seed={seed + 1}&elsewhere={elsewhere}", "trajectories")
+    return data.open(f"point-robot?seed={seed + 10}&elsewhere={elsewhere}", "trajectories")
 
 
 @cache
 def _fitted(variant: str, seed: int) -> MetaDTSystem:
-    config = MetaDTSystem.Config.build("point-robot", **{**SETTINGS, **ABLATIONS[variant]})
+    config = MetaDTSystem.Config.build("point-robot", **{**WORLD, **POLICY, **ABLATIONS[variant]})
     return MetaDTSystem(config).fit(_data(seed), seed=seed)
 
 
 def reward_error(variant: str, seed: int) -> float:
     """log10 of the mean squared error of predicted rewards on unseen goals, at steps with a whole context."""
-    config = MetaDTSystem.Config.build("point-robot", steps=1, **ABLATIONS[variant])
+    config = MetaDTSystem.Config.build("point-robot", steps=1, **{**WORLD, **ABLATIONS[variant]})
     splits = _data(seed, 0.5)
     system = MetaDTSystem(config).fit(splits, seed=seed)  # its policy is not looked at
     return float(np.log10(system.prediction_errors(splits.test)["reward"].mean()))
@@ -41,9 +42,10 @@ def reward_error(variant: str, seed: int) -> float:
 
 @cache
 def _returns(variant: str, seed: int) -> np.ndarray:
-    """Returns [goals, EPISODES] on unseen goals."""
-    played = _fitted(variant, seed).play(_data(seed).test, EPISODES, seed)
-    return np.array([[one.total for one in own] for own in played.values()])
+    """Returns [goals * RESETS, EPISODES] on unseen goals, from the same starts for all variants."""
+    system, test = _fitted(variant, seed), _data(seed).test
+    played = [own for reset in range(RESETS) for own in system.play(test, EPISODES, 1000 * seed + reset).values()]
+    return np.array([[one.total for one in own] for own in played])
 
 
 def few_shot_return(variant: str, seed: int) -> float:

@@ -118,6 +118,9 @@ class PolicyStage(StageModule):
 
     def _loss(self, windows: Windows, rows: Tensor, prompted: bool) -> Tensor:
         prompt = windows.draw_prompt(rows) if prompted else None
+        if prompt is not None and self.training:
+            kept = torch.rand(len(rows), 1, device=rows.device) >= self.config.unprompted
+            prompt = prompt._replace(present=prompt.present * kept)
         window = windows.window(rows)
         actions, present = window[2], window[5]
         return action_loss(self.model.policy.actions(*window, prompt), actions, present)

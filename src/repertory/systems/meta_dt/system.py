@@ -50,7 +50,8 @@ class MetaDTSystem(TorchSystem):
             "point-robot": {
                 "context_hidden": 64, "world_epochs": 8, "world_batch_size": 256, "world_lr": 3e-3, "hidden": 64,
                 "layers": 1, "horizon": 4, "dropout": 0.0, "return_scale": 10.0, "target_return": -8.0,
-                "batch_size": 64, "steps": 3000, "warm_train": 600, "warmup": 20, "lr": 4e-3, "episodes": 5,
+                "batch_size": 64, "steps": 3000, "warm_train": 600, "unprompted": 0.5, "warmup": 20, "lr": 4e-3,
+                "episodes": 5,
             },
         }  # fmt: skip
 
@@ -94,6 +95,10 @@ class MetaDTSystem(TorchSystem):
         clip: float = Field(0.25, gt=0, description="largest norm of the policy's gradients")
         steps: int = Field(100_000, ge=1, description="batches of the policy")
         warm_train: int = Field(20_000, ge=0, description="batches of the policy before the first with prompts")
+        unprompted: float = Field(
+            0.0, ge=0, le=1, description="share of the windows after those that have no prompt either, so that the "
+            "first episode in a task, which has none, is not forgotten",
+        )  # fmt: skip
         episodes: int = Field(10, ge=0, description="per task in evaluation; 0: the agent does not act there")
         workers: int = Field(0, ge=0, description="processes that prepare batches")
 
@@ -225,7 +230,8 @@ class MetaDTSystem(TorchSystem):
         tasks = f"held-out tasks: {len(totals)}"
         yield "zero_shot_return", totals[:, 0], f"the agent's first episode, {tasks}"
         if totals.shape[1] > 1:
-            yield "few_shot_return", totals[:, 1:].mean(axis=1), f"its episodes 2 to {totals.shape[1]}, {tasks}"
+            later = "its second episode" if totals.shape[1] == 2 else f"its episodes 2 to {totals.shape[1]}"
+            yield "few_shot_return", totals[:, 1:].mean(axis=1), f"{later}, {tasks}"
         yield "data_return", _by_task(test, test.returns()), f"the behaviour in the data, {tasks}"
 
     def prediction_errors(self, items: Trajectories) -> dict[str, np.ndarray]:

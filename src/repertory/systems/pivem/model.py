@@ -109,4 +109,5 @@ class PiecewiseVelocityModel(nn.Module):
         dx = dx + (2 if follow == "official" else 1) * offset[..., None] * dv
         log_start = self.beta[pairs].sum(1) - dx.square().sum(-1)
         tilt, bend = (dx * dv).sum(-1) * length, dv.square().sum(-1) * length.square()
-        return torch.where(length > 0, unit_moments(log_start, tilt, bend)[0] * length, 0)
+        moments = unit_moments(torch.stack([log_start, tilt, bend]))
+        return torch.where(length > 0, moments[0] * length, 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,6 @@ TILE = 2**16
 """About how many (bin, pair) entries are held at once."""
 TOLERANCE = 1e-5
 """A time so close to the next bin (in bins) belongs to it: 0.3 / 0.1 is not 3 in floating point."""
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def bins_of(times: Tensor, bins: int, last_time: float, follow: Follow = "paper") -> tuple[Tensor, Tensor]:
@@ -35,7 +35,7 @@ def bins_of(times: Tensor, bins: int, last_time: float, follow: Follow = "paper"
     return index, since
 
 
-def unit_moments(a: Tensor, p: Tensor, n2: Tensor) -> Tensor:
+def unit_moments(exponents: Tensor) -> Tensor:
     """[3, ...]: integrals over t in [0, 1] of t^k exp(a - 2 p t - n2 t^2), k = 0, 1, 2.
 
     k = 0 is the integral of the intensity; the others are its derivatives with respect to p and n2. Closed form (error
@@ -43,23 +43,25 @@ def unit_moments(a: Tensor, p: Tensor, n2: Tensor) -> Tensor:
     Gauss-Legendre rule is exact to rounding.
 
     Args:
-        a: log intensity at the start. p: product of difference and velocity. n2: squared velocity, not negative.
+        exponents: a, p, n2 [3, ...]: log intensity at the start, product of difference and velocity, and squared
+            velocity, not negative.
     """
-    shape = a.shape
-    stacked = torch.stack([a.reshape(-1), p.reshape(-1), n2.reshape(-1)])
-    t = torch.as_tensor((_NODES + 1) / 2, dtype=a.dtype, device=a.device)
-    weights = torch.as_tensor(_WEIGHTS / 2, dtype=a.dtype, device=a.device)
-    powers = torch.stack([torch.ones_like(t), t, t * t])
-    signs = torch.tensor([1.0, -2.0, -1.0], dtype=a.dtype, device=a.device)
-    with torch.autocast(a.device.type, enabled=False):
-        moments = (weights * powers) @ ((signs[:, None] * powers).T @ stacked).clamp_(min=_floor(a)).exp_()
-    curved = ((stacked[2] > 4) | (stacked[1].abs() > 4)).nonzero()[:, 0]
+    powers, weights = _rule(exponents.dtype, exponents.device)
+    flat = exponents.flatten(1)
+    moments = weights @ (powers @ flat).clamp_(min=_floor(flat)).exp_()
+    curved = (torch.maximum(flat[1].abs(), flat[2]) > 4).nonzero()[:, 0]
     if len(curved):
-        log_start, tilt, bend = stacked.index_select(1, curved)
-        nearest = (-tilt / bend.clamp(min=torch.finfo(a.dtype).tiny)).clamp(0, 1)
-        curved = curved[log_start - nearest * (2 * tilt + bend * nearest) > _floor(a)]
-        moments.index_copy_(1, curved, _closed_form(*stacked.index_select(1, curved)))
-    return moments.view(3, *shape)
+        moments.index_copy_(1, curved, _closed_form(*flat.index_select(1, curved)))
+    return moments.view_as(exponents)
+
+
+@cache
+def _rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """From (a, p, n2) to exponents at 8 points [8, 3]; from their exponentials to the moments [3, 8]."""
+    points, weights = np.polynomial.legendre.leggauss(8)
+    powers = ((points + 1) / 2) ** np.arange(3)[:, None]
+    made = (powers.T * np.array([1, -2, -1]), powers * weights / 2)
+    return torch.as_tensor(made[0], dtype=dtype, device=device), torch.as_tensor(made[1], dtype=dtype, device=device)
 
 
 def _floor(like: Tensor) -> float:
@@ -68,70 +70,16 @@ def _floor(like: Tensor) -> float:
 
 
 def _closed_form(a: Tensor, p: Tensor, n2: Tensor) -> Tensor:
-    n2 = n2.clamp(min=torch.finfo(a.dtype).tiny)
     n = n2.sqrt()
-    start = p / n
-    end = start + n
+    middle = (p / n + n / 2).abs()
     # erf(end) - erf(start) on the side where erfc is small and keeps its digits
-    low, high = torch.where(start + end < 0, -end, start), torch.where(start + end < 0, -start, end)
-    area = torch.special.erfc(low) - torch.special.erfc(high)
-    nearest, first_value, last_value = torch.stack([a + start.square(), a, a - 2 * p - n2]).clamp_(min=_floor(a)).exp_()
+    area = torch.special.erfc(middle - n / 2) - torch.special.erfc(middle + n / 2)
+    values = torch.stack([a + p.square() / n2, a, a - 2 * p - n2])
+    nearest, first_value, last_value = values.clamp_(min=_floor(a)).exp_()
     zeroth = math.sqrt(math.pi) / 2 * nearest * area / n
     first = ((first_value - last_value) / 2 - p * zeroth) / n2
     second = ((zeroth - last_value) / 2 - p * first) / n2
     return torch.stack([zeroth, first, second])
-
-
-class _Compensator(torch.autograd.Function):
-    """Sum over pairs and bins of the integral of the intensity, its gradients made in the same pass, tile by tile."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, beta: Tensor, width: float, masked: Tensor, tile: int) -> Tensor:
-        bins, nodes, _ = x.shape
-        x, v = x.permute(2, 0, 1).contiguous(), v.permute(2, 0, 1).contiguous()
-        grad_x, grad_v, grad_beta = torch.zeros_like(x), torch.zeros_like(v), torch.zeros_like(beta)
-        total = torch.zeros((), dtype=torch.float64, device=x.device)
-        learning = any(ctx.needs_input_grad[:3])
-        rows = min(max(1, tile // (bins * nodes)), -(-nodes // 3))
-        for start in range(0, nodes - 1, rows):
-            i, j = slice(start, min(start + rows, nodes)), slice(start, nodes)
-            dx, dv = (z[:, :, i, None] - z[:, :, None, j] for z in (x, v))
-            log_start = (beta[i, None] + beta[j]) - dx.square().sum(0)
-            moments = unit_moments(log_start, (dx * dv).sum(0).mul_(width), dv.square().sum(0).mul_(width**2))
-            moments *= torch.ones_like(moments[0, 0]).triu_(1)
-            inside = masked[(masked[:, 0] >= start) & (masked[:, 0] < start + rows)] - start
-            moments[:, :, inside[:, 0], inside[:, 1]] = 0
-            m0, m1, m2 = moments[0] * width, moments[1] * width**2, moments[2] * width**3
-            total += m0.sum()
-            if learning:
-                for_x, for_v = dx * m0 + dv * m1, dx * m1 + dv * m2
-                for grad, pull in ((grad_x, for_x), (grad_v, for_v)):
-                    grad[:, :, i] -= 2 * pull.sum(-1)
-                    grad[:, :, j] += 2 * pull.sum(-2)
-                grad_beta[i] += m0.sum((0, 2))
-                grad_beta[j] += m0.sum((0, 1))
-        ctx.save_for_backward(grad_x.permute(1, 2, 0), grad_v.permute(1, 2, 0), grad_beta)
-        return total.to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return (*(grads[0] * saved for saved in ctx.saved_tensors), None, None, None)
-
-
-def compensator(
-    starts: Tensor, velocities: Tensor, beta: Tensor, width: float, masked: Tensor | None = None, tile: int = TILE
-) -> Tensor:
-    """Expected number of events: the intensity integrated over all bins, summed over all pairs i < j.
-
-    Args:
-        starts: positions at the starts of the bins [B, N, D]. velocities: [B, N, D]. beta: [N].
-        width: of a bin.
-        masked: [K, 2] pairs i < j that are left out.
-        tile: about how many (bin, pair) entries are held at once; memory is O(tile + B N D), whatever N.
-    """
-    none = torch.empty((0, 2), dtype=torch.long, device=starts.device)
-    result: Tensor = _Compensator.apply(starts, velocities, beta, width, none if masked is None else masked, tile)
-    return result
 
 
 @dataclass(frozen=True)
@@ -189,25 +137,98 @@ class Cells:
         return Cells(torch.minimum(i, j)[kept], torch.maximum(i, j)[kept], *rest)
 
 
-def log_intensities(starts: Tensor, velocities: Tensor, beta: Tensor, cells: Cells) -> Tensor:
-    """Sum of the log intensities at all events, at a cost that grows with the cells, not with the events.
+class _Likelihood(torch.autograd.Function):
+    """Negative log likelihood, its gradients made in the same pass, tile by tile: they are what the expected moments of
+    each pair and bin have more than those of its events, pulling at both nodes.
 
-    Shapes as in ``compensator``.
+    Pairs are enumerated on a ring: node i with i + 1, ..., i + N // 2. That is each pair once (twice at the distance
+    N / 2), every tile is a rectangle, and the partners of all nodes are a window that slides: nothing is gathered.
     """
-    _, nodes, dim = starts.shape
-    i, j = cells.bin * nodes + cells.i, cells.bin * nodes + cells.j
-    x, v = starts.reshape(-1, dim), velocities.reshape(-1, dim)
-    dx, dv = (z.index_select(0, i) - z.index_select(0, j) for z in (x, v))
-    log_start = beta.index_select(0, cells.i) + beta.index_select(0, cells.j) - dx.square().sum(1)
-    tilt, bend = 2 * (dx * dv).sum(1), dv.square().sum(1)
-    return (cells.count * log_start - cells.residual * tilt - cells.squared * bend).sum()
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, v: Tensor, beta: Tensor, width: float, cells: Cells | None, masked: Tensor | None,
+        tile: int,
+    ) -> Tensor:  # fmt: skip
+        bins, nodes, dim = x.shape
+        half = nodes // 2
+        of_nodes = torch.cat([x, width * v], dim=2).permute(2, 0, 1).contiguous()
+        log_width = math.log(width)
+        ring, bias = (torch.cat([z, z[..., :half]], dim=-1).unfold(-1, nodes, 1) for z in (of_nodes, beta))
+        own = x.new_zeros(2 * dim + 1, bins, nodes)
+        partners = x.new_zeros(2 * dim + 1, bins, nodes + half + 1)
+        total = x.new_zeros((), dtype=torch.float64)
+        rows = max(1, tile // (bins * nodes))
+        if masked is not None:
+            masked_step, masked_left = _on_ring(masked[:, 0], masked[:, 1], nodes)
+        if cells is not None:
+            cell_step, cell_left = _on_ring(cells.i, cells.j, nodes)
+            observed = torch.stack([cells.count, cells.residual / width, cells.squared / width**2])
+        for first in range(1, half + 1, rows):
+            steps = slice(first, min(first + rows, half + 1))
+            n = steps.stop - first
+            difference = of_nodes.unsqueeze(-2) - ring[..., steps, :]
+            dx, moved = difference[:dim], difference[dim:]
+            exponents = x.new_zeros(3, bins, n, nodes)
+            exponents[0] = (beta + log_width) + bias[steps]
+            for d, m in zip(dx, moved, strict=True):
+                exponents[0].addcmul_(d, d, value=-1)
+                exponents[1].addcmul_(d, m)
+                exponents[2].addcmul_(m, m)
+            moments = unit_moments(exponents)
+            if 2 * (steps.stop - 1) == nodes:
+                moments[..., -1, half:] = 0
+            if masked is not None:
+                inside = (masked_step >= first) & (masked_step < steps.stop)
+                moments[..., masked_step[inside] - first, masked_left[inside]] = 0
+            if cells is not None:
+                place, seen = (cells.bin * n + cell_step - first) * nodes + cell_left, observed
+                if n < half:
+                    inside = (cell_step >= first) & (cell_step < steps.stop)
+                    place, seen = place[inside], observed[:, inside]
+                a, p, n2 = exponents.flatten(1).index_select(1, place)
+                total += seen[0] @ (1 + log_width - a) + 2 * seen[1] @ p + seen[2] @ n2
+                moments.flatten(1).index_add_(1, place, -seen)
+            # as many zeros behind each row as make the next start one to the right when the rows are read as shorter
+            pulls = x.new_zeros(2 * dim + 1, bins, n, nodes + n + 1)
+            held = pulls[..., :nodes]
+            torch.mul(dx, moments[0], out=held[:dim]).addcmul_(moved, moments[1])
+            torch.mul(dx, moments[1], out=held[dim:-1]).addcmul_(moved, moments[2])
+            held[-1] = moments[0]
+            own += held.sum(-2)
+            slanted = pulls.flatten(2)[..., : n * (nodes + n)].unflatten(-1, (n, nodes + n))
+            partners[..., first : first + nodes + n] += slanted.sum(-2)
+        partner = partners[..., :nodes]
+        partner[..., : half + 1] += partners[..., nodes:]
+        pull = -2 * (own - partner)[:-1].permute(1, 2, 0)
+        ctx.save_for_backward(pull[..., :dim], width * pull[..., dim:], (own + partner)[-1].sum(0))
+        return (total + own[-1].sum(dtype=torch.float64)).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (*(grads[0] * saved for saved in ctx.saved_tensors), None, None, None, None)
+
+
+def _on_ring(i: Tensor, j: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Of pairs i < j: how many steps on a ring of nodes they are apart, and from which of them."""
+    ahead = j - i
+    wraps = 2 * ahead > nodes
+    return torch.where(wraps, nodes - ahead, ahead), torch.where(wraps, j, i)
 
 
 def negative_log_likelihood(
-    starts: Tensor, velocities: Tensor, beta: Tensor, width: float, cells: Cells, masked: Tensor | None = None,
-    tile: int = TILE,
+    starts: Tensor, velocities: Tensor, beta: Tensor, width: float, cells: Cells | None = None,
+    masked: Tensor | None = None, tile: int = TILE,
 ) -> Tensor:  # fmt: skip
-    """Of the events in ``cells`` over all pairs i < j, with or without events; shapes as in ``compensator``."""
+    """Of events over all pairs i < j, with or without events, at a cost that does not grow with their number.
+
+    Args:
+        starts: positions at the starts of the bins [B, N, D]. velocities: [B, N, D]. beta: [N].
+        width: of a bin.
+        cells: the events; None: none at all, which leaves their expected number.
+        masked: [K, 2] pairs i < j that are expected to have no events.
+        tile: about how many (bin, pair) entries are held at once; memory is O(tile + cells + B N D), whatever N.
+    """
     with torch.autocast(starts.device.type, enabled=False):
-        expected = compensator(starts, velocities, beta, width, masked, tile)
-        return expected - log_intensities(starts, velocities, beta, cells)
+        result: Tensor = _Likelihood.apply(starts, velocities, beta, width, cells, masked, tile)
+    return result

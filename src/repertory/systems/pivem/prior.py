@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,8 @@ JITTER = 1e-5
 class KroneckerPrior(nn.Module):
     """N(0, scale^2 (sigma^2 I + K K^T)) with K = L kron C kron I_D, over [x0; v_1; ...; v_B].
 
-    L is the Cholesky factor of the covariance over x0 and the bins, C the softmax of ``Q``. With the eigenbases of
-    L^T L and C^T C the capacitance matrix is diagonal: nothing larger than [B + 1, B + 1] or [N, k] is held, and the
+    L is the Cholesky factor of the covariance over x0 and the bins, C the softmax of ``Q``. In the eigenbases of L L^T
+    and C^T C what is to be inverted is diagonal: nothing larger than [B + 1, B + 1] or [N, k] is held, and the
     cost is O(B^3 + k^3 + N k B D).
 
     Args:
@@ -42,12 +43,14 @@ class KroneckerPrior(nn.Module):
     def _kernel(self, first: Tensor, second: Tensor) -> Tensor:
         return torch.exp(-(first[:, None] - second).square() / (2 * self.length.to(first.dtype).square()))
 
-    def bin_factor(self) -> Tensor:
-        """L [B + 1, B + 1], float64: in float32 the smooth kernel is not positive definite."""
+    def _bin_covariance(self) -> Tensor:
         centres = self._centres(self.c.double())
         covariance = torch.block_diag(self.c.double().square(), self._kernel(centres, centres))
-        eye = torch.eye(self.bins + 1, dtype=covariance.dtype, device=covariance.device)
-        return torch.linalg.cholesky(covariance + JITTER * eye)
+        return covariance + JITTER * torch.eye(self.bins + 1, dtype=covariance.dtype, device=covariance.device)
+
+    def bin_factor(self) -> Tensor:
+        """L [B + 1, B + 1], float64: in float32 the smooth kernel is not positive definite."""
+        return torch.linalg.cholesky(self._bin_covariance())
 
     def node_factor(self) -> Tensor:
         """C [N, k], rows sum to 1."""
@@ -64,50 +67,60 @@ class KroneckerPrior(nn.Module):
         if not self.scale:
             return x0.new_zeros(())
         z = torch.cat([x0[None], velocities]).double()
-        bin_factor, node_factor, noise = self.bin_factor(), self.node_factor().double(), self.noise.double()
-        own = node_factor
         if batch is not None:
-            z, own = z[:, batch], node_factor[batch]
-        over_bins, over_nodes = bin_factor.T @ bin_factor, node_factor.T @ node_factor
-        with torch.no_grad():
-            bin_values, bin_basis = torch.linalg.eigh(over_bins)
-            values, basis = torch.linalg.eigh(over_nodes)
-        size = (self.bins + 1) * self.nodes * x0.shape[1]
-        # the eigenvalues as functions of the matrices: exact to first order, without derivatives of the bases
-        of_bins = (bin_basis * (over_bins @ bin_basis)).sum(0)
-        of_nodes = (basis * (over_nodes @ basis)).sum(0)
-        spectrum = 1 + torch.outer(of_bins, of_nodes) / noise.square()
-        log_det = 2 * size * math.log(self.scale) + size * noise.square().log() + x0.shape[1] * spectrum.log().sum()
-        within = over_nodes if batch is None else own.T @ own
-        projected = torch.einsum("ab,and,nk->bkd", bin_factor, z, own)
-        with torch.no_grad():
-            inside = (values, basis) if batch is None else torch.linalg.eigh(within)
-            y = _solve(projected, bin_values, bin_basis, *inside, noise)
-        # w^T R^-1 w as the maximum over y of 2 w^T y - y^T R y: its gradient is exact with y held fixed
-        applied = y + torch.einsum("ab,bkd,kl->ald", over_bins, y, within) / noise.square()
-        explained = 2 * (projected * y).sum() - (y * applied).sum()
-        quadratic = (z.square().sum() - explained / noise.square()) / (noise.square() * self.scale**2)
-        return ((quadratic + log_det + size * math.log(2 * math.pi)) / 2).sum().to(x0.dtype)
+            z = z[:, batch]
+        node_factor, noise = self.node_factor().double(), self.noise.double().square()
+        density: Tensor = _LogDensity.apply(z, self._bin_covariance(), node_factor, noise, batch, self.scale)
+        return density.to(x0.dtype)
 
     @torch.no_grad()
     def expected_velocities(self, x0: Tensor, velocities: Tensor, times: Tensor) -> Tensor:
         """Mean of the process at other times [M]: velocities [M, N, D], without random noise."""
-        z = torch.cat([x0[None], velocities]).double()
-        bin_factor, node_factor, noise = self.bin_factor(), self.node_factor().double(), self.noise.double()
-        projected = torch.einsum("ab,and,nk->bkd", bin_factor, z, node_factor)
-        bases = (*torch.linalg.eigh(bin_factor.T @ bin_factor), *torch.linalg.eigh(node_factor.T @ node_factor))
-        y = _solve(projected, *bases, noise)
-        back = torch.einsum("ab,bkd,nk->and", bin_factor, y, node_factor)
-        weights = (z - back / noise.square()) / noise.square()
+        z, node_factor = torch.cat([x0[None], velocities]).double(), self.node_factor().double()
+        of_bins, of_nodes = torch.linalg.eigh(self._bin_covariance()), torch.linalg.eigh(node_factor.T @ node_factor)
+        y = _solve(z, of_bins, of_nodes, node_factor, self.noise.double().square())
         kernel = self._kernel(times.double(), self._centres(z))
-        mean = torch.einsum("mb,bnd,nk,lk->mld", kernel, weights[1:], node_factor, node_factor)
-        return mean.to(x0.dtype)
+        return (node_factor @ torch.tensordot(kernel, node_factor.T @ y[1:], 1)).to(x0.dtype)
+
+
+class _LogDensity(torch.autograd.Function):
+    """Negative log density of z under N(0, scale^2 S), S as in ``_solve``, its gradients made in the same pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, covariance: Tensor, node_factor: Tensor, noise: Tensor, batch: Tensor | None, scale: float
+    ) -> Tensor:  # fmt: skip
+        dim, every = z.shape[2], slice(None) if batch is None else batch
+        own = node_factor[every]
+        of_bins, of_nodes = torch.linalg.eigh(covariance), torch.linalg.eigh(node_factor.T @ node_factor)
+        y = _solve(z, of_bins, of_nodes if batch is None else torch.linalg.eigh(own.T @ own), own, noise) / scale**2
+        seen = own.T @ y
+        applied = torch.tensordot(covariance, seen, 1)
+        (bin_values, bin_basis), (node_values, node_basis) = of_bins, of_nodes
+        spectrum = noise + torch.outer(bin_values, node_values)
+        kept = spectrum.numel()
+        size = len(covariance) * len(node_factor)
+        log_det = dim * (spectrum.log().sum() + (size - kept) * noise.log().sum())
+        constant = dim * size * math.log(2 * math.pi * scale**2)
+        for_bins = dim * bin_basis * (node_values / spectrum).sum(1) @ bin_basis.T
+        for_nodes = dim * node_factor @ (node_basis * (bin_values[:, None] / spectrum).sum(0) @ node_basis.T)
+        for_nodes[every] -= scale**2 * torch.einsum("and,akd->nk", y, applied)
+        for_noise = dim * ((1 / spectrum).sum() + (size - kept) / noise) - scale**2 * y.square().sum()
+        for_bins -= scale**2 * torch.einsum("akd,bkd->ab", seen, seen)
+        ctx.save_for_backward(y, for_bins / 2, for_nodes, for_noise / 2)
+        return ((z * y).sum() + log_det + constant) / 2
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (*(grads[0] * saved for saved in ctx.saved_tensors), None, None)
 
 
 def _solve(
-    projected: Tensor, bin_values: Tensor, bin_basis: Tensor, values: Tensor, basis: Tensor, noise: Tensor
+    z: Tensor, of_bins: tuple[Tensor, Tensor], of_nodes: tuple[Tensor, Tensor], node_factor: Tensor, noise: Tensor
 ) -> Tensor:
-    """(I + A kron S / noise^2)^-1 w for A and S by their eigenvalues and bases; w [B + 1, k, D]."""
-    spectrum = 1 + torch.outer(bin_values, values) / noise.square()
-    rotated = torch.einsum("ba,bkd,kl->ald", bin_basis, projected, basis) / spectrum[..., None]
-    return torch.einsum("ba,akd,lk->bld", bin_basis, rotated, basis)
+    """S^-1 z [B + 1, N, D] for S = noise I + A kron C C^T kron I, by the eigenvalues and bases of A and of C^T C."""
+    (bin_values, bin_basis), (node_values, node_basis) = of_bins, of_nodes
+    rotated = node_factor @ node_basis
+    gain = bin_values[:, None] / (noise + torch.outer(bin_values, node_values))
+    inside = gain[..., None] * torch.tensordot(bin_basis.T, rotated.T @ z, 1)
+    return (z - rotated @ torch.tensordot(bin_basis, inside, 1)) / noise

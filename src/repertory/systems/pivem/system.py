@@ -417,4 +417,4 @@ class Likelihood(StageModule):
         return pairs / (masked if self.config.follow == "official" else max(1, pairs - masked))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([self.model.get_parameter(name) for name in self.trained], lr=self.config.lr)
+        return torch.optim.Adam([self.model.get_parameter(name) for name in self.trained], self.config.lr)
