@@ -244,7 +244,11 @@ def read_npz(path: Path) -> Images:
     return Images(ids.tolist(), items.sources, arrays, {"label": ("label",)} if "label" in arrays else {})
 
 
+# they make Images themselves
+from repertory.data.image_sets import READERS as SETS  # noqa: E402
+
 Images.readers = (
+    *SETS,
     Reader("table", "CSV or Parquet with a column of image paths",
            lambda p: p.suffix in (".csv", ".tsv", ".parquet") or p.name.endswith(".csv.gz"), read_image_table),
     Reader("npz", "arrays images and label", lambda p: p.suffix == ".npz", read_npz),

@@ -33,14 +33,17 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_pickle(path: Path) -> Any:
+def read_pickle(path: Path, encoding: str = "ASCII") -> Any:
     """The value in a pickle.
+
+    Args:
+        encoding: of the texts and arrays of a pickle that Python 2 wrote; ``latin1`` for NumPy's arrays.
 
     Raises:
         DataError: no such file, it is damaged, or it holds anything but plain values and arrays.
     """
     try:
-        return _Unpickler(io.BytesIO(path.read_bytes())).load()
+        return _Unpickler(io.BytesIO(path.read_bytes()), encoding=encoding).load()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except DataError as error:
