@@ -248,7 +248,7 @@ def read_inaturalist(path: Path, category: str = "name") -> Images:
     return Images(ids, [path / name for name in ids], columns, LABEL)
 
 
-READERS = (
+READERS: tuple[Reader, ...] = (
     Reader("cifar10", "CIFAR-10 for Python: data_batch_1..5, test_batch, batches.meta",
            _holds("cifar-10-batches-py", "data_batch_1", "batches.meta"), read_cifar10),
     Reader("cifar100", "CIFAR-100 for Python: train, test, meta", _holds("cifar-100-python", "train", "test", "meta"),
