@@ -70,11 +70,8 @@ def fit(
     console.quiet = not leads()  # on several devices, one process speaks
     entry = catalog.entry(slug)
     if data is None and preset is None:
-        from repertory.data.samples import SAMPLES
-
         name = entry.card.sample.partition("?")[0]
-        if name in SAMPLES:
-            preset = SAMPLES[name].preset
+        preset = name if name in entry.load().Config.presets else "tiny"
         console.print(
             f"[dim]no --data: the sample {entry.card.sample} with preset {preset}; "
             f"--data SOURCE takes your data with the paper's configuration[/]"

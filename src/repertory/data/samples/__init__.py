@@ -96,7 +96,6 @@ class Sample:
     Attributes:
         build: makes the items; its first parameter is the folders of ``packages`` by name, the others are
             options of the source (``spoken-numbers?triples=2000``).
-        preset: the preset with which a system is fitted to it where none is named.
     """
 
     name: str
@@ -105,7 +104,6 @@ class Sample:
     licence: str
     build: Callable[..., Items]
     packages: tuple[Package, ...] = ()
-    preset: str = "tiny"
 
     @property
     def there(self) -> bool:

@@ -22,5 +22,4 @@ SAMPLE = Sample(
     about="160 four-part chorales by J. S. Bach as scores",
     licence="public domain music; encodings from the music21 corpus (BSD-3-Clause)",
     build=build,
-    preset="bach-chorales",
 )

@@ -58,5 +58,4 @@ SAMPLE = Sample(
     licence="SocioPatterns (Vanhems et al. 2013), whose terms apply; taken from the package tnetwork (BSD-2-Clause)",
     build=build,
     packages=(CONTACTS,),
-    preset="hospital-contacts",
 )

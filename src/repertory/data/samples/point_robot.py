@@ -77,5 +77,4 @@ SAMPLE = Sample(
     about="1,000 episodes of a point robot with 50 hidden goals on a half circle; simulated here, by a noisy script",
     licence="generated",
     build=build,
-    preset="point-robot",
 )

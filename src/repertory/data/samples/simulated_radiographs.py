@@ -199,5 +199,4 @@ SAMPLE = Sample(
             licence="Apache-2.0",
         ),
     ),
-    preset="simulated-radiographs",
 )

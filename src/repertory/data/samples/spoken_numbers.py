@@ -211,7 +211,6 @@ SAMPLE = Sample(
     licence="digits: UCI via scikit-learn (CC BY 4.0); speech: synthesised here by eSpeak NG (GPL-3.0 engine)",
     build=load,
     packages=(ENGINE,),
-    preset="spoken-numbers",
 )
 
 

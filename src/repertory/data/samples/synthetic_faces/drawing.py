@@ -1,12 +1,13 @@
 """Drawn faces: an identity, moved by facial action units, seen in some pose and light, with its exact parsing map.
 
-Coordinates of the face: x to the right, y down, 0 between the eyes and the nose, the chin at about y = 1 and the skull at
-about y = -1. All shapes are given by functions of these coordinates whose values in pixels make soft edges, so a face can
-be drawn at any size.
+Coordinates of the face: x to the right, y down, 0 between the eyes and the nose, the chin at about y = 1 and the skull
+at about y = -1. All shapes are functions of these coordinates, measured in pixels for soft edges: a face can be drawn
+at any size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,7 +133,7 @@ def _grid(size: int) -> tuple[Array, Array]:
 
 def _edge(depth: Array, pixel: float) -> Array:
     """Cover of pixels by a shape, from how deep inside it (in units of the face) they lie."""
-    return np.clip(depth * np.float32(1 / pixel) + np.float32(0.5), 0, 1)
+    return (depth * (1 / pixel) + 0.5).clip(0, 1)
 
 
 class _Canvas:
@@ -145,11 +146,10 @@ class _Canvas:
     def paint(self, cover: Array, colour: Array | Colour, label: int | Array | None = None, at: tuple = ()) -> None:
         """``colour`` ``[3]`` or ``[3, h, w]`` where ``cover`` ``[h, w]`` is, over the window ``at`` (two slices)."""
         shown = np.asarray(colour, np.float32)
-        part = self.pixels[(slice(None), *at)] if at else self.pixels
+        part = self.pixels[(slice(None), *at)]
         part += cover * ((shown if shown.ndim == 3 else shown[:, None, None]) - part)
         if label is not None:
-            classes = self.parsing[at] if at else self.parsing
-            np.copyto(classes, np.asarray(label, np.uint8), where=cover > 0.5)
+            np.copyto(self.parsing[at], np.asarray(label, np.uint8), where=cover > 0.5)
 
     def shade(self, factor: Array, at: tuple) -> None:
         """Multiplies a window's pixels."""
@@ -180,52 +180,54 @@ def render(
         ``[size, size, 3]`` uint8, and the class of each pixel (:data:`CLASSES`) ``[size, size]`` uint8.
     """
     face = identity
-    unit = {number: float(np.clip((actions or {}).get(number, 0.0), 0, 1)) for number in ACTIONS}
-    roll, shift_x, shift_y, scale, yaw, pitch = pose * rng.uniform(-1, 1, 6) * (0.12, 0.05, 0.05, 0.06, 0.09, 0.04)
-    light_x, light_y = light * rng.uniform(-1, 1, 2) * (0.3, 0.2)
+    unit = {number: min(max(float((actions or {}).get(number, 0.0)), 0.0), 1.0) for number in ACTIONS}
+    moved = pose * rng.uniform(-1, 1, 6) * (0.12, 0.05, 0.05, 0.06, 0.09, 0.04)
+    roll, shift_x, shift_y, scale, yaw, pitch = moved.tolist()  # Python's numbers leave arrays in float32
+    light_x, light_y = (light * rng.uniform(-1, 1, 2) * (0.3, 0.2)).tolist()
     gain = (1 + light * rng.uniform(-0.12, 0.12)) * (1 + light * rng.uniform(-0.04, 0.04, 3))
     wall = rng.uniform(50, 220) + rng.uniform(-30, 30, 3)
-    slope = rng.uniform(-25, 25, 2)
+    slope = rng.uniform(-25, 25, 2).tolist()
     cloth = rng.uniform(20, 220, 3)
 
     i, j = _grid(size)
     stretch, pixel = MARGIN * (1 + scale), 2 * MARGIN * (1 + scale) / size
-    cos, sin = np.float32(stretch * np.cos(roll)), np.float32(stretch * np.sin(roll))
-    x = cos * (i - np.float32(shift_x)) + sin * (j - np.float32(shift_y))
-    y = cos * (j - np.float32(shift_y)) - sin * (i - np.float32(shift_x)) + np.float32(0.02)
-    canvas = _Canvas(size, (wall[:, None, None] + slope[0] * i + slope[1] * j))
+    cos, sin = stretch * math.cos(roll), stretch * math.sin(roll)
+    x = cos * (i - shift_x) + sin * (j - shift_y)
+    y = cos * (j - shift_y) - sin * (i - shift_x) + 0.02
+    canvas = _Canvas(size, wall.astype(np.float32)[:, None, None] + slope[0] * i + slope[1] * j)
     skin, hair = np.array(face.skin, np.float32), np.array(face.hair, np.float32)
 
     # what is turned moves with its depth: inner features more than the outline
-    inner = x - np.float32(yaw)
+    inner = x - yaw
     far = np.abs(inner)
-    height = y - np.float32(pitch)
+    height = y - pitch
 
     # hair behind, neck, shoulders
-    strands = 1 + 0.14 * np.sin(26 * x + 9 * np.sin(5 * y + face.hair_parting * 20))
+    waves = 3 * np.sin(4 * y + 20 * face.hair_parting)
+    strands = 1 + 0.06 * np.sin(31 * x + waves) + 0.05 * np.sin(53 * x - 5 * y + 2 * waves)
     volume = face.head_width + face.hair_volume
     crown = 1 - np.sqrt((x / volume) ** 2 + ((y + 0.08) / (1 + face.hair_volume)) ** 2)
-    above = np.float32(face.hair_length) - y
-    falls = np.minimum(volume - np.abs(x) - 0.06 * np.sin(6 * y), above) if face.hair_length > 0.3 else crown
-    behind = _edge(np.maximum(np.minimum(crown, above), np.minimum(falls, y + 0.1) * (face.hair_length > 0.3)), pixel)
-    lower = y > 0.5
-    neck = _edge(np.minimum(0.36 + 0.25 * (y - 1.05).clip(0) - np.abs(x), y - 0.6), pixel)
-    body = _edge(y - 1.22 - 0.25 * x * x, pixel)
-    canvas.paint(behind, hair[:, None, None] * strands, 10)
-    if lower.any():
-        canvas.paint(neck, 0.72 * skin, 0)
-        canvas.paint(body, cloth, 0)
+    above = face.hair_length - y
+    behind = np.minimum(crown, above)
+    if face.hair_length > 0.3:
+        falls = np.minimum(volume - np.abs(x) - 0.05 * np.sin(5 * y), above)
+        behind = np.maximum(behind, np.minimum(falls, y + 0.1))
+    neck = np.minimum(0.36 + 0.25 * (y - 1.05).clip(0) - np.abs(x), y - 0.6)
+    canvas.paint(_edge(behind, pixel), hair[:, None, None] * strands, 10)
+    canvas.paint(_edge(neck, pixel), 0.72 * skin, 0)
+    canvas.paint(_edge(y - 1.22 - 0.25 * x * x, pixel), cloth, 0)
 
     # head
     chin = face.chin + 0.13 * unit[26] - 0.02 * unit[17]
-    down = y.clip(0) / np.float32(chin)
-    wide = face.head_width * (1 - (1 - face.jaw_width) * down**1.6)
-    tall = np.where(y > 0, down, y / np.float32(0.98))
-    reach = np.sqrt((x / wide) ** 2 + tall * tall)
+    down = y.clip(0) / chin
+    wide = face.head_width * (1 - (1 - face.jaw_width) * down * np.sqrt(down))
+    tall = np.where(y > 0, down, y / 0.98)
+    square = (x / wide) ** 2 + tall * tall
+    reach = np.sqrt(square)
     ears = np.minimum(0.1 - np.abs(np.abs(x) - face.head_width + 0.01), 0.16 - np.abs(y - 0.02))
     canvas.paint(_edge(ears * 0.8, pixel), 0.85 * skin, 1)
-    head = _edge((1 - reach) * np.float32(0.7), pixel)
-    bright = 1.06 + light_x * x - light_y * y - 0.24 * reach**4
+    head = _edge((1 - reach) * 0.7, pixel)
+    bright = 1.06 + light_x * x - light_y * y - 0.24 * square * square
     cheek = np.exp(-(((far - 0.42) / 0.17) ** 2) - ((height - 0.24 + 0.07 * unit[6]) / 0.14) ** 2)
     tone = skin[:, None, None] * (bright + (0.07 * unit[6] + 0.05 * unit[12]) * cheek)
     red = face.blush * cheek
@@ -241,15 +243,15 @@ def render(
     # hair in front
     fringe = face.hairline + 0.28 * (x - 0.5 * face.hair_parting) ** 2 - y
     sides = np.abs(x) - face.head_width + 0.05 + 0.12 * (y + 0.35).clip(0)
-    front = np.minimum(np.maximum(fringe, np.minimum(sides, np.float32(min(face.hair_length, 0.15)) - y)), crown + 0.02)
+    front = np.minimum(np.maximum(fringe, np.minimum(sides, min(face.hair_length, 0.15) - y)), crown + 0.02)
     canvas.paint(_edge(front, pixel), hair[:, None, None] * (strands + 0.8 * light_x * x), 10)
 
     def window(top: float, bottom: float, half: float) -> tuple[slice, slice]:
         """Pixels that hold a box of the inner face, however it is rolled."""
         middle_y, middle_x = (top + bottom) / 2 + pitch - 0.02, yaw
-        column = (middle_x * np.cos(roll) - middle_y * np.sin(roll)) / stretch + shift_x
-        row = (middle_x * np.sin(roll) + middle_y * np.cos(roll)) / stretch + shift_y
-        tilt, high = abs(np.sin(roll)), (bottom - top) / 2
+        column = (middle_x * math.cos(roll) - middle_y * math.sin(roll)) / stretch + shift_x
+        row = (middle_x * math.sin(roll) + middle_y * math.cos(roll)) / stretch + shift_y
+        tilt, high = abs(math.sin(roll)), (bottom - top) / 2
         reach_x, reach_y = (half + tilt * high) / stretch, (high + tilt * half) / stretch
         spans = []
         for centre, radius in ((row, reach_y), (column, reach_x)):
@@ -264,13 +266,13 @@ def render(
     along = (u - inner_end + 0.05 * unit[4]) / (outer_end - inner_end)
     t = along.clip(0, 1)
     arch = face.brow_y - face.brow_arch * 4 * t * (1 - t) + 0.03 * t
-    arch += 0.11 * unit[4] * (1 - 0.4 * t) - 0.16 * unit[1] * (1 - t) ** 1.5 - 0.15 * unit[2] * t**1.5
+    arch += 0.11 * unit[4] * (1 - 0.4 * t) - 0.16 * unit[1] * (1 - t) * np.sqrt(1 - t) - 0.15 * unit[2] * t * np.sqrt(t)
     brow = face.brow_thickness * (1 - 0.55 * t) - np.hypot(v - arch, (along - t) * face.brow_width)
     if unit[4] or unit[1]:
         line = (0.025 - np.abs(u - 0.045)).clip(0) * 40 * (np.abs(v - face.brow_y - 0.05) < 0.09)
         crease = (0.02 - np.abs(v - face.brow_y + 0.2 - 0.1 * u)).clip(0) * 50 * (u < 0.35)
         canvas.shade(1 - 0.3 * unit[4] * line - 0.2 * unit[1] * crease, at)
-    canvas.paint(_edge(brow, pixel) * np.float32(0.92), 0.8 * hair, np.where(side, 2, 3), at)
+    canvas.paint(_edge(brow, pixel) * 0.92, 0.8 * hair, np.where(side, 2, 3), at)
 
     # eyes
     at = window(face.eye_y - 0.2, face.eye_y + 0.25, face.eye_x + face.eye_width + 0.08)
@@ -286,31 +288,32 @@ def render(
     canvas.shade(1 - 0.16 * socket - (0.08 + 0.18 * unit[6] + 0.1 * unit[7]) * pouch, at)
     eye = _edge(opened, pixel)
     canvas.paint(eye, (228, 224, 220), np.where(side, 4, 5), at)
-    ball = np.hypot(inner[at] - np.where(side, -1, 1) * face.eye_x - 0.3 * yaw, v + 0.1 * face.eye_height)
+    ball_x = inner[at] - np.where(side, np.float32(-face.eye_x), np.float32(face.eye_x)) - 0.3 * yaw
+    ball = np.hypot(ball_x, v + 0.1 * face.eye_height)
     radius = 0.078
     canvas.paint(eye * _edge(radius - ball, pixel), face.iris, None, at)
     canvas.paint(eye * _edge(0.45 * radius - ball, pixel), (12, 10, 10), None, at)
-    glint = np.hypot(inner[at] - np.where(side, -1, 1) * face.eye_x - 0.03 + 0.06 * (light_x < 0), v + 0.025)
-    canvas.paint(eye * _edge(0.022 - glint, pixel) * np.float32(0.9), (250, 250, 250), None, at)
+    glint = np.hypot(ball_x - math.copysign(0.03, light_x), v + 0.025)
+    canvas.paint(eye * _edge(0.022 - glint, pixel) * 0.9, (250, 250, 250), None, at)
     lid = 0.014 - np.abs(tilt + upper * lens)
-    canvas.paint(_edge(np.minimum(lid, 0.12 * lens), pixel) * np.float32(0.75), 0.3 * skin, None, at)
+    canvas.paint(_edge(np.minimum(lid, 0.12 * lens), pixel) * 0.75, 0.3 * skin, None, at)
 
     # nose
     at = window(face.eye_y - 0.02, face.nose_y + 0.12, face.nose_width + 0.12)
     u, v, across = far[at], height[at], inner[at]
     tip = face.nose_y - 0.04 * unit[10]
     t = ((v - face.eye_y) / (tip - face.eye_y)).clip(0, 1.3)
-    half = face.nose_bridge + (face.nose_width - face.nose_bridge) * t**3
+    half = face.nose_bridge + (face.nose_width - face.nose_bridge) * t * t * t
     nose = np.minimum(np.minimum(half - u, (tip + 0.05 - v) - 0.35 * u * u / half), v - face.eye_y - 0.03)
     inside = _edge(nose, pixel)
     ridge = np.exp(-((u / 0.05) ** 2)) * np.minimum(t, 1)
     rim = np.exp(-((nose / 0.03) ** 2)) * t**2
-    turned = np.sign(light_x or 1.0) * across / np.maximum(half, 0.03)
+    turned = math.copysign(1, light_x) * across / np.maximum(half, 0.03)
     canvas.shade(1 + 0.13 * ridge * (v < tip + 0.02) - 0.2 * rim + 0.08 * turned.clip(-1, 1) * inside * t, at)
     classes = canvas.parsing[at]
     np.copyto(classes, np.uint8(6), where=inside > 0.5)
     holes = 1 - np.hypot((u - 0.5 * face.nose_width) / (0.26 * face.nose_width), (v - tip - 0.01) / 0.025)
-    canvas.paint(_edge(holes * 0.03, pixel) * np.float32(0.75), 0.35 * skin, None, at)
+    canvas.paint(_edge(holes * 0.03, pixel) * 0.75, 0.35 * skin, None, at)
 
     # mouth
     gap = 0.045 * unit[25] + 0.15 * unit[26] + 0.02 * unit[10]
@@ -318,7 +321,7 @@ def render(
     corner = 0.01 - 0.13 * unit[12] + 0.12 * unit[15] + 0.06 * unit[17] + 0.03 * unit[26]
     at = window(face.mouth_y - 0.3, face.mouth_y + 0.45, half + 0.25)
     u, v = far[at], height[at] - face.mouth_y
-    along = (u / np.float32(half)).clip(0, 1.2)
+    along = (u / half).clip(0, 1.2)
     bow = 1 - along * along
     middle = corner * along * along - 0.035 * unit[17] - 0.025 * unit[10] + 0.02 * unit[12]
     open_up, open_down = 0.3 * gap, 0.7 * gap
@@ -332,7 +335,7 @@ def render(
     lips = np.array(face.lips, np.float32)
     fold_x = 0.24 + 0.45 * (v + 0.22).clip(0, 0.4) + 0.06 * unit[12]
     fold = np.exp(-(((u - fold_x) / 0.03) ** 2)) * ((v > -0.24) & (v < 0.12))
-    under = np.exp(-((v - face.lower_lip - open_down - 0.07) / 0.035) ** 2 - (u / 0.16) ** 2)
+    under = np.exp(-(((v - face.lower_lip - open_down - 0.07) / 0.035) ** 2) - (u / 0.16) ** 2)
     dimple = np.exp(-(((u - 0.09) / 0.05) ** 2) - ((v - 0.28) / 0.06) ** 2)
     folded = 0.04 + 0.2 * unit[12] + 0.22 * unit[10] + 0.08 * unit[15]
     canvas.shade(1 - folded * fold - 0.12 * under - 0.25 * unit[17] * dimple, at)
@@ -345,11 +348,9 @@ def render(
         canvas.paint(inside * _edge(teeth, pixel), (226, 222, 212), None, at)
     else:
         seam = np.minimum(0.012 - np.abs(v - gap_bottom), ends)
-        canvas.paint(_edge(seam, pixel) * np.float32(0.8), 0.35 * lips, None, at)
-    if canvas.parsing.max() == 0:  # pragma: no cover - the head always covers the middle
-        raise AssertionError("no face was drawn")
+        canvas.paint(_edge(seam, pixel) * 0.8, 0.35 * lips, None, at)
 
-    seen = canvas.pixels * gain[:, None, None].astype(np.float32)
+    seen = canvas.pixels * gain.astype(np.float32)[:, None, None]
     if noise:
-        seen += np.float32(noise) * rng.standard_normal(seen.shape, dtype=np.float32)
+        seen += (noise * 12**0.5) * (rng.random(seen.shape, np.float32) - 0.5)
     return np.ascontiguousarray(seen.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)), canvas.parsing
