@@ -34,7 +34,7 @@ from repertory.data.source import Source
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^```(bash|python|yaml title=\"(.+)\")[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(bash|python|yaml title=\"([^\"\n]+)\")[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: Path) -> list[tuple[str, str, str]]:
@@ -83,6 +83,12 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_midi(np.array(notes, dtype=float), tmp_path / f"midi/{i:02d}.mid")
     meetings = [f"{'abcdefgh'[i % 8]},{'abcdefgh'[(i + 1 + i % 7) % 8]},{i}" for i in range(200)]
     (tmp_path / "meetings.csv").write_text("source,target,time\n" + "\n".join(meetings) + "\n")
+    (tmp_path / "shop").mkdir()
+    customers = [f"{i},2024-01-{1 + i % 20:02d},{20 + i}" for i in range(30)]
+    (tmp_path / "shop/customers.csv").write_text("\n".join(["id,joined,age", *customers]) + "\n")
+    days = np.datetime64("2024-01-25") + rng.integers(0, 170, 400)
+    orders = [f"{day},{rng.integers(30)},{rng.uniform(1, 9):.2f}" for day in np.sort(days)]
+    (tmp_path / "shop/orders.csv").write_text("\n".join(["placed,customer,price", *orders]) + "\n")
     names = [f"{'finding' if i % 2 else 'normal'}/{i:02d}.png" for i in range(30)]
     vectors = ["id," + ",".join(f"x{d}" for d in range(4))]
     vectors += [f"{name}," + ",".join(f"{x:.3f}" for x in rng.normal(size=4)) for name in names]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
 
 import repertory.data
 from repertory.data.images import Images
@@ -114,6 +115,7 @@ def test_the_encoder_sees_other_sides_and_names_a_bad_one():
         small()(torch.randn(1, 3, 18, 16))
 
 
+BICUBIC = InterpolationMode.BICUBIC
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
@@ -128,6 +130,18 @@ def test_transforms_give_the_channels_of_the_mean(channels):
             assert made.dtype == torch.float32
     whole = plain(30, mean, std, crop=None)(Image.new("RGB", (5, 5), (255, 0, 0)))
     assert whole.max() == (1 if channels == 3 else whole.min())
+
+
+@pytest.mark.parametrize("mean", [(0.4,), (0.485, 0.456, 0.406)])
+@pytest.mark.parametrize("crop", [None, 0.875])
+def test_plain_images_are_torchvisions_bit_for_bit(mean, crop):
+    std = tuple(m / 2 for m in mean)
+    resized = [9, 9] if crop is None else [round(9 / crop)]
+    geometry = [v2.Resize(resized, BICUBIC), v2.CenterCrop([9, 9])]
+    whole = v2.Compose([*geometry, v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    for picture in (PICTURE, PICTURE.convert("L"), PICTURE.resize((9, 9))):
+        shown = picture.convert("L" if len(mean) == 1 else "RGB")
+        assert torch.equal(plain(9, mean, std, crop)(picture), whole(shown))
 
 
 def test_batches_of_pixels_and_of_views():

@@ -294,6 +294,8 @@ def _spoiled(items: Items) -> Items:
             part.modalities[name] = type(modality)(modality.kind, modality.values, index)  # type: ignore[attr-defined]
     elif items.kind == "events":
         part.units.times[0] = np.nan  # type: ignore[attr-defined]
+    elif items.kind == "database":
+        part.times[0] = np.iinfo(np.int64).min  # type: ignore[attr-defined]
     elif items.kind == "music":
         part.pieces[0] = DataError("note 0 is not finite")  # type: ignore[attr-defined]
     elif items.kind == "trajectories":

@@ -207,14 +207,15 @@ def classifier(
 ) -> timm.models.VisionTransformer:
     """timm's ViT as masked autoencoders are fine-tuned: learned positions, the mean of patch tokens, ``fc_norm``, head.
 
-    The last layer starts with standard deviation 2e-5.
+    The last layer starts with standard deviation 2e-5; ``classes`` 0: there is none.
     """
     norm = cast(type[nn.Module], partial(nn.LayerNorm, eps=1e-6))
     made = timm.models.VisionTransformer(
         image_size, patch_size, in_channels, classes, global_pool="avg", embed_dim=width, depth=depth, num_heads=heads,
         mlp_ratio=mlp_ratio, drop_path_rate=drop_path, norm_layer=norm,
     )  # fmt: skip
-    nn.init.trunc_normal_(made.head.weight, std=2e-5)
+    if classes:
+        nn.init.trunc_normal_(made.head.weight, std=2e-5)
     return made
 
 
