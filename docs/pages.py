@@ -23,7 +23,7 @@ from repertory.data.samples import SAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from docs.tables import mean, parts, read_json, systems  # noqa: E402
+from docs.tables import mean, parts, read_json, systems, times  # noqa: E402
 
 COMMIT = re.compile(r"(?<=@ [0-9a-f]{7})[0-9a-f]+")
 """What a short commit leaves out."""
@@ -149,7 +149,7 @@ def measured(slug: str) -> str:
         rows = ["| step | against the straightforward form | sizes |", "|---|---|---|"]
         for name, e in speeds.items():
             sizes = ", ".join(f"{k} {v}" for k, v in e.get("sizes", {}).items())
-            rows.append(f"| {name} | {e['ratio']:.3g}× as fast | {_cell(sizes)} |")
+            rows.append(f"| {name} | {times(e['ratio'])} as fast | {_cell(sizes)} |")
         text.append("\n".join(rows))
     return "\n\n".join(text)
 

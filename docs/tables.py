@@ -30,6 +30,11 @@ def mean(result: dict[str, Any], variant: str) -> float:
     return sum(values) / len(values)
 
 
+def times(ratio: float) -> str:
+    """``1.13×``, ``22.4×``, ``1,620×``."""
+    return f"{ratio:,.0f}×" if ratio >= 1000 else f"{ratio:.3g}×"
+
+
 def systems() -> str:
     """One row a system."""
     claims, speeds = read_json("claims/results.json"), read_json("benchmarks/results.json")
@@ -39,7 +44,7 @@ def systems() -> str:
             f"{name}: **{r['verdict']}** ({mean(r, r['method']):.3g} against {mean(r, r['baseline']):.3g})"
             for name, r in claims.get(card.slug, {}).items()
         ]
-        fast = [f"{name} {e['ratio']:.3g}×" for name, e in speeds.get(card.slug, {}).items() if "ratio" in e]
+        fast = [f"{name} {times(e['ratio'])}" for name, e in speeds.get(card.slug, {}).items() if "ratio" in e]
         number = parts(card.slug)
         rows.append(
             f"| **{card.slug}**: {card.title} ({card.venue}) | {card.kind} | {number} of {number} | "
