@@ -125,6 +125,8 @@ def cut(words: list[str]) -> list[str]:
         if option in words:
             at = words.index(option)
             words = [*words[:at], *words[at + 2 :]]
+    if words[:2] == ["repertory", "explore"]:
+        return [*words, "--port", "0"]  # any free one
     if words[:2] != ["repertory", "fit"]:
         return words
     if "--data" in words and "--preset" not in words:
