@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import math
 import random
@@ -203,7 +204,7 @@ class Pairs(NamedTuple):
     keys: Tensor
 
 
-class Siamese(nn.Module):
+class Siamese(nn.Module, abc.ABC):
     """Two views, one encoder, and optionally a Hallucinator: what the four methods share.
 
     Args:
@@ -225,16 +226,17 @@ class Siamese(nn.Module):
             raise DataError("a batch of 1 image: batch norm needs at least 2 in training")
         return self.pairs(first, second, ratios)
 
+    @abc.abstractmethod
     def features(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """What the Hallucinator is given: ``q`` and ``k``, ``[B, d]`` each."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pairs(self, first: Tensor, second: Tensor, ratios: Any) -> tuple[Pairs, ...]:
-        raise NotImplementedError
+        """What :meth:`forward` gives, of views that were checked."""
 
+    @abc.abstractmethod
     def loss(self, pairs: Sequence[Pairs]) -> Tensor:
         """The objective."""
-        raise NotImplementedError
 
     def advance(self, pairs: Sequence[Pairs]) -> None:
         """What follows a training step besides the optimiser's."""
