@@ -19,7 +19,7 @@ from repertory.data.manifest import manifest_from_table
 from repertory.embeddings import Embeddings
 from repertory.encoders import Convention
 from repertory.errors import ConfigError, DataError, UserError
-from repertory.experiments import against_best, claim_on, run_claim
+from repertory.experiments import against_best, claim_on, run_claims
 
 torch.set_num_threads(1)
 N = 150
@@ -339,7 +339,7 @@ def test_a_claim_on_other_data():
         "c", "f", "p", "its own data", "m", {"method": float, "base": float, "other": float}, ("base",), margin=5,
         on={"method": lambda splits, seed: splits + seed, "base": lambda splits, seed: seed},
     )  # fmt: skip
-    result = run_claim("toy", claim_on(made, 3, "mine.csv"))
+    [result] = run_claims("toy", [claim_on(made, 3, "mine.csv")])
     assert (result.claim, result.margin, result.gap, result.verdict) == ("c on mine.csv", 0, 3, "reproduced")
     assert [m.variant for m in result.measured] == ["method", "base"]
     with pytest.raises(UserError, match=r"its own data alone \(its own data\)"):

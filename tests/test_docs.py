@@ -107,7 +107,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     for card in catalog.list_systems():
         parsed = Source.parse(card.check, ())
         small[parsed.target] = parsed.options
-    load, run = Sample.load, experiments.run_claim
+    load, run = Sample.load, experiments.run_claims
     converted = lambda options: {name: int(v) if v.isdigit() else v for name, v in options.items()}
     monkeypatch.setattr(
         Sample, "load", lambda self, **options: load(self, **{**converted(small.get(self.name, {})), **options})
@@ -115,7 +115,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     at_once = lambda claim: replace(
         claim, variants={name: lambda seed, n=n: 1.0 / (n + 1) for n, name in enumerate(claim.variants)}
     )
-    monkeypatch.setattr(experiments, "run_claim", lambda slug, claim, *rest: run(slug, at_once(claim), *rest))
+    monkeypatch.setattr(
+        experiments, "run_claims", lambda slug, claims, *rest: run(slug, list(map(at_once, claims)), *rest[:-1])
+    )
     monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", lambda self: None)
 
 

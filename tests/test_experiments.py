@@ -1,6 +1,9 @@
 """Claims: variants, seeds, and the rule of the verdict."""
 
 import json
+import os
+import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory.card import Claim
-from repertory.errors import ConfigError, UserError
-from repertory.experiments import judge, read_results, run_claim, write_result
+from repertory.errors import ConfigError, MissingExtraError, UserError
+from repertory.experiments import judge, read_results, run_claims, write_result
+
+
+def run_claim(slug, one, **options):
+    return run_claims(slug, [one], **options)[0]
 
 
 def claim(method, *baselines, **options):
@@ -56,7 +63,34 @@ def test_seeds_and_watching():
     seen = []
     result = run_claim("toy", claim(list(range(9)), [0] * 9), seeds=5, watch=lambda *args: seen.append(args))
     assert result.measured[0].values == (0, 1, 2, 3, 4)
-    assert seen[:3] == [("method", 0, 0), ("b0", 0, 0), ("method", 1, 1)]
+    assert [rest for _, *rest in seen[:3]] == [["method", 0, 0], ["b0", 0, 0], ["method", 1, 1]]
+
+
+@cache
+def _token(seed):
+    """Differs with every call that is not answered by what was kept."""
+    return os.getpid() * 1e6 + time.perf_counter()
+
+
+def test_seeds_run_in_processes_and_share_what_is_kept():
+    variants = {"a": lambda seed: _token(seed), "b": lambda seed: _token(seed) - 1}
+    claims = [
+        Claim(name, "f", "p", "d", "m", variants, ("b",), seeds=n, margin=0.5) for name, n in (("x", 3), ("y", 4))
+    ]
+    first, second = run_claims("toy", claims, processes=2)
+    assert first.verdict == second.verdict == "reproduced"
+    assert first.measured[0].values == second.measured[0].values[:3]  # kept from one claim to the next
+    assert {round(value / 1e6) for value in second.measured[0].values}.isdisjoint({os.getpid()})
+    assert len(set(second.measured[0].values)) == 4
+
+
+def test_what_a_process_refuses_is_told():
+    def missing(seed):
+        raise MissingExtraError("gensim", "music")
+
+    made = Claim("x", "f", "p", "d", "m", {"a": missing, "b": float}, ("b",))
+    with pytest.raises(MissingExtraError, match="gensim is not installed"):
+        run_claims("toy", [made], processes=2)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=8), st.floats(-1, 1))

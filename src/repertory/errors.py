@@ -23,6 +23,10 @@ class MissingExtraError(UserError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'repertory[{extra}]'")
+        self.package, self.extra = package, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 
 from repertory.card import Claim
 from repertory.errors import UserError
@@ -51,6 +53,7 @@ class Result:
     Attributes:
         gap: how much better the method is than the best baseline, mean over the seeds.
         gap_low, gap_high: its paired bootstrap interval.
+        seconds: of computing, all processes together; what claims share counts for the first.
     """
 
     slug: str
@@ -103,37 +106,75 @@ def claim_on(claim: Claim, splits: Any, source: str) -> Claim:
     )  # fmt: skip
 
 
-def run_claim(
-    slug: str, claim: Claim, seeds: int | None = None, watch: Callable[[str, int, float], None] | None = None
-) -> Result:
-    """Runs every variant with every seed.
+def run_claims(
+    slug: str,
+    claims: Sequence[Claim],
+    seeds: int | None = None,
+    watch: Callable[[Claim, str, int, float], None] | None = None,
+    processes: int = 1,
+) -> list[Result]:
+    """Runs every variant of the claims with every seed.
+
+    All that a seed asks for is measured in one process, so what a system's claims keep (``functools.cache``) serves
+    all of them; the seeds that are left when each process has had as many as the others are divided by variants.
 
     Args:
-        slug: the claim's system.
-        claim: what is compared.
-        seeds: how many seeds, from 0; None takes the claim's number.
-        watch: told (variant, seed, value) as they come.
+        slug: the claims' system.
+        claims: what is compared.
+        seeds: how many seeds, from 0; None takes each claim's number.
+        watch: told (claim, variant, seed, value) as they come.
+        processes: how many measure at once, each with its share of the cores.
+
+    Raises:
+        UserError: a variant gave a value that is not finite.
     """
-    start = time.perf_counter()
-    n = seeds or claim.seeds
-    values: dict[str, list[float]] = {name: [] for name in claim.variants}
-    for seed in range(n):
-        for name, variant in claim.variants.items():
-            value = float(variant(seed))
-            if not np.isfinite(value):
-                raise UserError(f"{slug}, claim '{claim.name}': '{name}' with seed {seed} gave {value}: no verdict")
-            values[name].append(value)
-            if watch is not None:
-                watch(name, seed, value)
+    numbers = [seeds or claim.seeds for claim in claims]
+    asked: dict[tuple[int, str], list[tuple[int, str, Callable[[int], float]]]] = {}
+    whole = max(numbers) // processes * processes
+    for seed in range(max(numbers)):
+        for index, (claim, n) in enumerate(zip(claims, numbers, strict=True)):
+            for name, variant in claim.variants.items() if seed < n else ():
+                asked.setdefault((seed, "" if seed < whole else name), []).append((index, name, variant))
+    values: list[dict[str, dict[int, float]]] = [{name: {} for name in claim.variants} for claim in claims]
+    spent = [0.0] * len(claims)
+    jobs = (delayed(_measure)(seed, variants) for (seed, _), variants in asked.items())
+    pool = Parallel(n_jobs=min(processes, len(asked)), return_as="generator_unordered", pre_dispatch="n_jobs")
+    for seed, index, name, value, seconds in chain.from_iterable(pool(jobs)):
+        claim = claims[index]
+        if not np.isfinite(value):
+            raise UserError(f"{slug}, claim '{claim.name}': '{name}' with seed {seed} gave {value}: no verdict")
+        values[index][name][seed] = value
+        spent[index] += seconds
+        if watch is not None:
+            watch(claim, name, seed, value)
+    ordered = [
+        {name: np.array([found[seed] for seed in range(n)]) for name, found in of.items()}
+        for of, n in zip(values, numbers, strict=True)
+    ]
+    return [_result(slug, *each) for each in zip(claims, ordered, spent, strict=True)]
+
+
+def _measure(
+    seed: int, variants: list[tuple[int, str, Callable[[int], float]]]
+) -> list[tuple[int, int, str, float, float]]:
+    """(seed, claim, variant, value, seconds) of what one seed asks for."""
+    found = []
+    for index, name, variant in variants:
+        start = time.perf_counter()
+        found.append((seed, index, name, float(variant(seed)), time.perf_counter() - start))
+    return found
+
+
+def _result(slug: str, claim: Claim, values: dict[str, np.ndarray], seconds: float) -> Result:
     sign = 1.0 if claim.higher_is_better else -1.0
-    best = max(claim.baselines, key=lambda name: sign * float(np.mean(values[name])))
-    gaps = sign * (np.array(values[claim.method]) - np.array(values[best]))
+    best = max(claim.baselines, key=lambda name: sign * float(values[name].mean()))
+    gaps = sign * (values[claim.method] - values[best])
     verdict, low, high = judge(gaps, claim.margin)
-    measured = [Measured(name, tuple(found), *interval(np.array(found))) for name, found in values.items()]
+    measured = [Measured(name, tuple(found.tolist()), *interval(found)) for name, found in values.items()]
     return Result(
         slug=slug, claim=claim.name, finding=claim.finding, metric=claim.metric, unit=claim.unit, method=claim.method,
         baseline=best, measured=measured, gap=float(gaps.mean()), gap_low=low, gap_high=high, margin=claim.margin,
-        verdict=verdict, seconds=time.perf_counter() - start, chance=claim.chance,
+        verdict=verdict, seconds=seconds, chance=claim.chance,
     )  # fmt: skip
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -193,7 +195,7 @@ def claim(
 
     from repertory import data as data_
     from repertory.errors import nearest
-    from repertory.experiments import claim_on, run_claim, write_result
+    from repertory.experiments import claim_on, run_claims, write_result
 
     if everything == (slug is not None):
         raise UserError("claim: name a system, or --all")
@@ -213,24 +215,38 @@ def claim(
             asked = tuple(one for one in claims if one.on is not None) or claims[:1]
             splits = data_.open(data, entry.card.kind, entry.load().readers)
             claims = tuple(claim_on(one, splits, data) for one in (claims if name else asked))
-        for one in claims:
-            if not as_json:
-                console.print(f"\n[bold cyan]{chosen}[/] [bold]{one.name}[/]: {one.finding}")
-                console.print(f"[dim]data: {one.data}; paper: {one.paper}[/]")
-            result = run_claim(chosen, one, seeds, None if as_json else _watch(one.unit))
+        start = time.perf_counter()
+        with nullcontext() if as_json else console.status(f"{chosen}: {_counted(claims)}"):
+            results = run_claims(chosen, claims, seeds, None if as_json else _watch, _processes())
+        for one, result in zip(claims, results, strict=True):
             if out is not None or data is None:
                 write_result(result, out or Path("claims/results.json"))
             if as_json:
                 print(json.dumps(asdict(result)))
             else:
-                _print_result(result)
+                _print_result(one, result)
+        if claims and not as_json:
+            console.print(f"\n[dim]{chosen}: {_counted(claims)} in {time.perf_counter() - start:.0f} s[/]")
 
 
-def _watch(unit: str) -> Any:
-    return lambda variant, seed, value: console.print(f"[dim]  seed {seed}  {variant}: {value:.4g} {unit}[/]")
+def _counted(claims: Any) -> str:
+    return "1 claim" if len(claims) == 1 else f"{len(claims)} claims"
 
 
-def _print_result(result: Any) -> None:
+def _processes() -> int:
+    """How many seeds at once: one for each core; on a GPU one, which all its memory is for."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else os.cpu_count() or 1
+
+
+def _watch(claim: Any, variant: str, seed: int, value: float) -> None:
+    console.print(f"[dim]seed {seed}  {claim.name}  {variant}: {value:.4g} {claim.unit}[/]")
+
+
+def _print_result(claim: Any, result: Any) -> None:
+    console.print(f"\n[bold cyan]{result.slug}[/] [bold]{claim.name}[/]: {claim.finding}")
+    console.print(f"[dim]data: {claim.data}; paper: {claim.paper}[/]")
     made = table(result.metric, f"mean ({result.unit})" if result.unit else "mean", "95 % interval", "seeds")
     for measured in result.measured:
         seeds = " ".join(f"{v:.4g}" for v in measured.values)
@@ -242,6 +258,5 @@ def _print_result(result: Any) -> None:
     colour = {"reproduced": "green", "not reproduced": "red"}.get(result.verdict, "yellow")
     console.print(
         f"[bold {colour}]{result.verdict}[/]: {result.method} is better than {result.baseline} by {result.gap:.4g} "
-        f"({result.gap_low:.4g} .. {result.gap_high:.4g}), asked: more than {result.margin:g}   "
-        f"[dim]{result.seconds:.0f} s[/]"
+        f"({result.gap_low:.4g} .. {result.gap_high:.4g}), asked: more than {result.margin:g}"
     )
