@@ -25,7 +25,7 @@ from repertory.runs import write_atomic
 
 EXACT = 1_000_000
 """Vectors up to which search is exact, in memory."""
-PROBES, PROBED_SHARE, REFINE = 20, 0.02, 3
+PROBES, PROBED_SHARE, REFINE = 20, 0.02, 2
 """Partitions of the inverted file that a query looks into, at least, and their share; how many times k candidates
 are compared exactly."""
 BLOCK = 256
