@@ -20,7 +20,7 @@ from repertory.errors import ConfigError, DataError, UserError
 from repertory.systems.umd.data import Latents, Pictures, latents_of, load_vae, pictures_of
 from repertory.systems.umd.diffusion import Diffusion
 from repertory.systems.umd.evaluation import few_shots, frechet_distance, noise_errors, ridge_probe
-from repertory.systems.umd.model import AutoEncoder, from_official_keys, official_shape
+from repertory.systems.umd.model import AutoEncoder, Block, from_official_keys, official_shape
 from repertory.systems.umd.objective import MaskedDiffusionLoss, check_images
 from repertory.systems.umd.system import UMD
 from repertory.systems.umd.training import FineTuning, Recipe
@@ -70,7 +70,7 @@ def test_the_condition_token_is_put_before_every_block_and_dropped_after_it():
     tokens = torch.randn(2, 5, WIDTH)
     for block, told in zip(model.encoder.blocks, condition.encoder.unbind(1), strict=True):
         whole = torch.cat([told, tokens], dim=1)
-        whole = whole + block.attend(block.norm1(whole))
+        whole = whole + block.attend(block.qkv(block.norm1(whole)))
         whole = whole + block.mlp(block.norm2(whole))
         assert torch.allclose(block(tokens, told), whole[:, 1:], atol=1e-5)
     assert model(x, times(0, 1)).image.shape == x.shape
@@ -598,3 +598,27 @@ def test_parquet_files_of_the_hub_are_read_with_their_splits(tmp_path):
     pq.write_table(pa.table({"image": [{"bytes": b"no image", "path": None}]}), tmp_path / "bad.parquet")
     with pytest.raises(DataError, match="cannot be decoded"):
         data.open(str(tmp_path / "bad.parquet"), "images", UMD.readers)
+
+
+@pytest.mark.parametrize("rows", [3, 1])
+def test_gradients_of_what_is_computed_again(rows):
+    torch.manual_seed(0)
+    block = Block(8, 2).double()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    x, told = torch.randn(3, 5, 8, dtype=torch.double), torch.randn(rows, 6, 1, 8, dtype=torch.double)
+    inputs = [x.requires_grad_(), told.requires_grad_(), *block.parameters()]
+
+    def plainly():
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = told.unbind(1)
+        y = x + gate * block.attend(block.qkv(block.norm1(x) * (1 + scale) + shift))
+        hidden = block.mlp.fc1(block.norm2(y) * (1 + mlp_scale) + mlp_shift)
+        return y + mlp_gate * block.mlp.fc2(torch.nn.functional.gelu(hidden, approximate="tanh"))
+
+    ours, theirs = block(x, told), plainly()
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (ours, theirs)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x, told), plainly())
