@@ -89,6 +89,26 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     days = np.datetime64("2024-01-25") + rng.integers(0, 170, 400)
     orders = [f"{day},{rng.integers(30)},{rng.uniform(1, 9):.2f}" for day in np.sort(days)]
     (tmp_path / "shop/orders.csv").write_text("\n".join(["placed,customer,price", *orders]) + "\n")
+    (tmp_path / "citations").mkdir()
+    papers = [
+        f"p{i},{'theory' if i % 2 else 'practice'}," + ",".join(map(str, rng.poisson(1 + i % 2, 4))) for i in range(80)
+    ]
+    (tmp_path / "citations/nodes.csv").write_text("\n".join(["id,label,a,b,c,d", *papers]) + "\n")
+    cited = {(i, j) for i in range(80) for j in rng.integers(80, size=3) if i < j}
+    (tmp_path / "citations/edges.csv").write_text(
+        "\n".join(["source,target", *(f"p{i},p{j}" for i, j in sorted(cited))]) + "\n"
+    )
+    (tmp_path / "store").mkdir()
+    bought = [f"u{i},{j},{rng.integers(1, 6)}" for i in range(40) for j in rng.choice(30, 8, replace=False)]
+    (tmp_path / "store/interactions.csv").write_text("\n".join(["user,item,rating", *bought]) + "\n")
+    goods = [f"{j},thing {j},{'red' if j % 2 else 'blue'} thing of size {j % 5}" for j in range(30)]
+    (tmp_path / "store/items.csv").write_text("\n".join(["id,title,text", *goods]) + "\n")
+    (tmp_path / "netlists").mkdir()
+    for i in range(12):
+        gates = [f"  {rng.choice(['and', 'or', 'xor', 'nand'])} (w[{g}], {a}, {b});" for g in range(12) for a, b in [
+            rng.choice([f"x[{n}]" for n in range(4)] + [f"w[{n}]" for n in range(g)], 2, replace=False)]]  # fmt: skip
+        lines = [f"module m{i} (x, y);", "  input [3:0] x;", "  output y;", "  wire [11:0] w;", *gates]
+        (tmp_path / f"netlists/m{i}.v").write_text("\n".join([*lines, "  buf (y, w[11]);", "endmodule", ""]))
     names = [f"{'finding' if i % 2 else 'normal'}/{i:02d}.png" for i in range(30)]
     vectors = ["id," + ",".join(f"x{d}" for d in range(4))]
     vectors += [f"{name}," + ",".join(f"{x:.3f}" for x in rng.normal(size=4)) for name in names]

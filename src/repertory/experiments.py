@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -138,7 +139,10 @@ def run_claims(
     values: list[dict[str, dict[int, float]]] = [{name: {} for name in claim.variants} for claim in claims]
     spent = [0.0] * len(claims)
     jobs = (delayed(_measure)(seed, variants) for (seed, _), variants in asked.items())
-    pool = Parallel(n_jobs=min(processes, len(asked)), return_as="generator_unordered", pre_dispatch="n_jobs")
+    pool = Parallel(
+        n_jobs=min(processes, len(asked)), return_as="generator_unordered", pre_dispatch="n_jobs",
+        initializer=warnings.simplefilter, initargs=("ignore",),  # each process would say the same again
+    )  # fmt: skip
     for seed, index, name, value, seconds in chain.from_iterable(pool(jobs)):
         claim = claims[index]
         if not np.isfinite(value):

@@ -294,8 +294,15 @@ def _spoiled(items: Items) -> Items:
             part.modalities[name] = type(modality)(modality.kind, modality.values, index)  # type: ignore[attr-defined]
     elif items.kind == "events":
         part.units.times[0] = np.nan  # type: ignore[attr-defined]
+    elif items.kind == "interactions":
+        part.units.pairs[0] = -1  # type: ignore[attr-defined]
+    elif items.kind == "graph":
+        part.graph = part.graph.clone()  # type: ignore[attr-defined]
+        part.graph.x[part.places[0]] = torch.nan  # type: ignore[attr-defined]
     elif items.kind == "database":
         part.times[0] = np.iinfo(np.int64).min  # type: ignore[attr-defined]
+    elif items.kind == "circuits":
+        part.circuits[0] = replace(part.circuits[0], edge_index=part.circuits[0].edge_index * 0)  # type: ignore[attr-defined]
     elif items.kind == "music":
         part.pieces[0] = DataError("note 0 is not finite")  # type: ignore[attr-defined]
     elif items.kind == "trajectories":

@@ -618,7 +618,8 @@ def test_gradients_of_what_is_computed_again(rows):
     ours, theirs = block(x, told), plainly()
     torch.testing.assert_close(ours, theirs)
     weights = torch.randn_like(ours)
-    for ours, theirs in zip(*(torch.autograd.grad((y * weights).sum(), inputs) for y in (ours, theirs)), strict=True):
-        torch.testing.assert_close(ours, theirs)
+    gradients = (torch.autograd.grad((y * weights).sum(), inputs) for y in (ours, theirs))
+    for mine, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, other)
     with torch.no_grad():
         torch.testing.assert_close(block(x, told), plainly())

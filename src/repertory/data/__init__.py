@@ -24,7 +24,8 @@ from repertory.errors import DataError, nearest
 __all__ = ["KINDS", "Items", "Preview", "Reader", "Rejected", "Splits", "digest", "finite", "kind_of", "open"]
 
 KINDS = {
-    "database": "Rows", "events": "Events", "images": "Images", "manifest": "Manifest", "music": "Music",
+    "circuits": "Circuits", "database": "Rows", "events": "Events", "graph": "Nodes",
+    "images": "Images", "interactions": "Interactions", "manifest": "Manifest", "music": "Music",
     "trajectories": "Trajectories",
 }  # fmt: skip
 """Kinds of data: the module here and its class."""

