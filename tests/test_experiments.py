@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
 from repertory.card import Claim
 from repertory.errors import ConfigError, MissingExtraError, UserError
@@ -82,6 +83,14 @@ def test_seeds_run_in_processes_and_share_what_is_kept():
     assert first.measured[0].values == second.measured[0].values[:3]  # kept from one claim to the next
     assert {round(value / 1e6) for value in second.measured[0].values}.isdisjoint({os.getpid()})
     assert len(set(second.measured[0].values)) == 4
+
+
+def test_a_seed_may_start_processes():
+    def loaded(seed):
+        return float(sum(len(batch) for batch in DataLoader(range(6), num_workers=1, batch_size=2)))
+
+    made = Claim("x", "f", "p", "d", "m", {"a": loaded, "b": float}, ("b",))
+    assert run_claims("toy", [made], processes=2)[0].measured[0].values == (6, 6, 6)
 
 
 def test_what_a_process_refuses_is_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -141,7 +142,7 @@ def run_claims(
     jobs = (delayed(_measure)(seed, variants) for (seed, _), variants in asked.items())
     pool = Parallel(
         n_jobs=min(processes, len(asked)), return_as="generator_unordered", pre_dispatch="n_jobs",
-        initializer=warnings.simplefilter, initargs=("ignore",),  # each process would say the same again
+        initializer=_begin,
     )  # fmt: skip
     for seed, index, name, value, seconds in chain.from_iterable(pool(jobs)):
         claim = claims[index]
@@ -156,6 +157,12 @@ def run_claims(
         for of, n in zip(values, numbers, strict=True)
     ]
     return [_result(slug, *each) for each in zip(claims, ordered, spent, strict=True)]
+
+
+def _begin() -> None:
+    """A process of its own: it may start others, as the platform does, and repeats no warnings."""
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    warnings.simplefilter("ignore")
 
 
 def _measure(

@@ -14,7 +14,7 @@ from repertory.systems.chexworld.system import CheXWorld
 SOURCE = "simulated-radiographs?images=1000&side=32"
 SETTINGS: dict[str, Any] = {
     "image_size": 24, "min_keep": 2, "batch_size": 32, "steps": 100, "lr": 3e-3, "position_scale": 0.1,
-    "evaluation_images": 100, "workers": 1,
+    "evaluation_images": 100,
 }  # fmt: skip
 """Chosen by the variance of the targets and the errors on the validation part, not by any label."""
 VARIANTS: dict[str, dict[str, Any]] = {

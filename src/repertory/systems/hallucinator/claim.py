@@ -11,7 +11,7 @@ from repertory.card import Claim
 from repertory.evaluation import linear_probe
 from repertory.systems.hallucinator.system import HallucinatorSystem
 
-SETTINGS: dict[str, Any] = {"method": "simclr", "temperature": 0.2, "task": "none", "steps": 120, "workers": 1}
+SETTINGS: dict[str, Any] = {"method": "simclr", "temperature": 0.2, "task": "none", "steps": 120}
 """SimCLR, because in so few steps MoCo's training loss does not fall."""
 VARIANTS = {"Hallucinator": "full", "extrapolation only": "extrapolate", "SimCLR": "none"}
 
