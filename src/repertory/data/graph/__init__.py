@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from repertory.data.graph.nodes import Nodes, per_class
-from repertory.data.graph.published import read_citation_full, read_ogb, read_planetoid
+from repertory.data.graph.published import is_citation_full, read_citation_full, read_ogb, read_planetoid
 from repertory.data.graph.tables import read_tables
 from repertory.data.items import Reader
 
@@ -24,7 +24,7 @@ Nodes.readers = (
     Reader("ogb", "a folder with raw/edge.csv.gz, raw/node-feat.csv.gz and split, as OGB packs it",
            lambda p: (p / "raw" / "edge.csv.gz").exists(), read_ogb),
     Reader("citation-full", "an .npz with adj_data, attr_data and labels (CitationFull)",
-           lambda p: p.suffix == ".npz", read_citation_full),
+           is_citation_full, read_citation_full),
     Reader("tables", "a folder with nodes.* and edges.*, or a table of nodes with edges=FILE (CSV, TSV, Parquet)",
            _holds_tables, read_tables),
 )  # fmt: skip

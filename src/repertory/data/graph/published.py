@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,14 @@ def read_planetoid(path: Path, name: str = "") -> Nodes:
     split[listed[labels[listed] >= 0]] = "test"
     edges = np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0).T
     return Nodes.of(x, edges, labels=labels, split=split, source=str(path), undirected=True)
+
+
+def is_citation_full(path: Path) -> bool:
+    """Whether a file is an ``.npz`` with an adjacency matrix in it."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return "adj_data.npy" in file.namelist()
 
 
 def read_citation_full(path: Path, train: int = 20, val: int = 30, seed: int = 0) -> Nodes:
